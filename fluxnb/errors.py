@@ -1,0 +1,39 @@
+"""Everything fluxnb raises or warns of on purpose; knows nothing of the rest.
+
+    FluxnbError                    catch this to catch them all
+    ├── InputError (ValueError)    an argument is wrong: what came, what was expected, what to do
+    │   └── UnknownModelError      no model of that name
+    ├── CheckpointError            a folder or file cannot be loaded as what it claims to be
+    └── BackendError (ImportError) MLX cannot run on this machine as installed
+
+    FluxnbWarning (UserWarning)    something was done, but not all that was asked
+    └── PromptWarning              a prompt was cut, is empty, or has words the model never saw
+"""
+
+
+class FluxnbError(Exception):
+    """Base of every error that fluxnb raises on purpose."""
+
+
+class InputError(FluxnbError, ValueError):
+    """An argument is wrong; the message says what came, what was expected and what to do."""
+
+
+class UnknownModelError(InputError):
+    """No model of that name; the message lists the names that exist."""
+
+
+class CheckpointError(FluxnbError):
+    """A folder or file cannot be loaded; the message names the file, the tensor and the remedy."""
+
+
+class BackendError(FluxnbError, ImportError):
+    """MLX cannot run on this machine as installed; the message says which extra to install."""
+
+
+class FluxnbWarning(UserWarning):
+    """Base of every warning that fluxnb gives."""
+
+
+class PromptWarning(FluxnbWarning):
+    """A prompt was cut, is empty, or has words that the model never saw."""
