@@ -1,0 +1,70 @@
+"""FLUX.1 in a notebook: generate pictures, step through how they come to be, and look inside.
+
+    from fluxnb import FluxWidget
+
+    FluxWidget()
+
+The names below are the public ones. Each is fetched from its module on first use, so that
+`import fluxnb` stays quick and brings in no widgets, tokenizers or plots.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from fluxnb.errors import (
+    BackendError,
+    CheckpointError,
+    FluxnbError,
+    FluxnbWarning,
+    InputError,
+    PromptWarning,
+    UnknownModelError,
+)
+
+if TYPE_CHECKING:
+    from fluxnb.pipeline import FluxPipeline
+    from fluxnb.probe import AttentionMap
+    from fluxnb.session import FluxSession, Run, Step
+    from fluxnb.widgets import FluxWidget
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AttentionMap",
+    "BackendError",
+    "CheckpointError",
+    "FluxPipeline",
+    "FluxSession",
+    "FluxWidget",
+    "FluxnbError",
+    "FluxnbWarning",
+    "InputError",
+    "PromptWarning",
+    "Run",
+    "Step",
+    "UnknownModelError",
+    "__version__",
+]
+
+_HOMES = {
+    "AttentionMap": "fluxnb.probe",
+    "FluxPipeline": "fluxnb.pipeline",
+    "FluxSession": "fluxnb.session",
+    "FluxWidget": "fluxnb.widgets",
+    "Run": "fluxnb.session",
+    "Step": "fluxnb.session",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Fetches a public name from its module on first use (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'fluxnb' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Lists the public names, fetched yet or not, for completion."""
+    return __all__
