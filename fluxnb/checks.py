@@ -1,0 +1,104 @@
+"""Arguments checked where they enter: what came, what was expected, what to do; knows nothing of the rest."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterable
+
+from fluxnb.errors import InputError
+
+
+def whole(name: str, value: object, low: int | None = None, high: int | None = None) -> int:
+    """Returns `value` as an int in low..high.
+
+    Raises:
+        InputError: if it is no integer (True and 2.0 are none) or lies outside.
+    """
+    try:
+        number = operator.index(value)  # ints and numpy's integers, no floats
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool):
+        raise InputError(f"{name} is {value!r}; give an integer{_between(low, high)}")
+    if (low is not None and number < low) or (high is not None and number > high):
+        raise InputError(f"{name} is {number}; give an integer{_between(low, high)}")
+    return number
+
+
+def number(name: str, value: object, low: float | None = None, above: float | None = None) -> float:
+    """Returns `value` as a finite float that is at least `low` or greater than `above`.
+
+    Raises:
+        InputError: if it is no number, not finite, or too small.
+    """
+    bound = f" of at least {low:g}" if low is not None else f" above {above:g}" if above is not None else ""
+    expected = f"{name} is {value!r}; give a finite number{bound}"
+    if isinstance(value, (bool, str, bytes)):
+        raise InputError(expected)
+    try:
+        result = float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(expected) from None
+    if (
+        not math.isfinite(result)
+        or (low is not None and result < low)
+        or (above is not None and result <= above)
+    ):
+        raise InputError(expected)
+    return result
+
+
+def text(name: str, value: object) -> str:
+    """Returns `value` if it is a string.
+
+    Raises:
+        InputError: if it is not.
+    """
+    if not isinstance(value, str):
+        raise InputError(f"{name} is {value!r}, a {type(value).__name__}; give a string")
+    return value
+
+
+def choice(name: str, value: object, choices: Iterable[str]) -> str:
+    """Returns `value` if it is one of `choices`.
+
+    Raises:
+        InputError: if it is not; the message lists them.
+    """
+    choices = tuple(choices)
+    if not isinstance(value, str) or value not in choices:
+        raise InputError(f"{name} is {value!r}; give one of {', '.join(map(repr, choices))}")
+    return value
+
+
+def latent_size(value: object) -> tuple[int, int]:
+    """Returns `value` as (H, W) in latent cells, two positive even numbers.
+
+    Raises:
+        InputError: if it is not; the message names the nearest size that works.
+    """
+    try:
+        height, width = value
+    except (TypeError, ValueError):
+        raise InputError(
+            f"latent_size is {value!r}; give (height, width) in latent cells of 8 pixels, e.g. (16, 16)"
+        ) from None
+    height = whole("the height in latent_size", height, low=2)
+    width = whole("the width in latent_size", width, low=2)
+    if height % 2 or width % 2:
+        even = (height + height % 2, width + width % 2)
+        raise InputError(
+            f"latent_size ({height}, {width}) is odd, but an image token covers 2 x 2 cells; "
+            f"try {even}, which is {8 * even[0]} x {8 * even[1]} pixels"
+        )
+    return height, width
+
+
+def _between(low: int | None, high: int | None) -> str:
+    """Spells a range for a message."""
+    if low is None and high is None:
+        return ""
+    if high is None:
+        return f" of at least {low}"
+    return f" in {low}..{high}" if low is not None else f" of at most {high}"

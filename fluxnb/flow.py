@@ -1,0 +1,157 @@
+"""Rectified flow as pure functions: schedule, noise, Euler's step, packing; knows nothing of networks.
+
+A path from noise (sigma 1) to a picture (sigma 0) is a straight line; the network estimates its direction:
+
+    latents = (1 - sigma) * clean + sigma * noise            velocity = noise - clean
+
+(Liu et al. 2022, arXiv 2209.03003; Esser et al. 2024, arXiv 2403.03206, section 2). Latents are float32,
+(B, H, W, C), channels last, H and W in latent cells of 8 pixels; no size is written here.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+
+from fluxnb import checks
+
+SEEDS = (-(2**63), 2**64 - 1)
+"""Lowest and highest seed that torch takes, hence the seeds there are."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Step:
+    """One Euler step as it happened; what else there is to know of it is derived by the functions below.
+
+    Args:
+        index: Its number in the run, from 0.
+        sigma: Noise level before it, 0..1.
+        sigma_next: Noise level after it, 0..1.
+        latents: Before it, float32 (1, H, W, C), evaluated.
+        velocity: At `latents` and `sigma`, guidance included; the same shape.
+        seconds: Wall time that it took.
+    """
+
+    index: int
+    sigma: float
+    sigma_next: float
+    latents: mx.array
+    velocity: mx.array
+    seconds: float
+
+
+def clean(step: Step) -> mx.array:
+    """Returns the clean picture (x0) that this step's straight line ends in, as latents like the step's."""
+    return step.latents - step.sigma * step.velocity
+
+
+def euler(step: Step) -> mx.array:
+    """Returns the latents after the step: before it + (sigma_next - sigma) * velocity."""
+    return step.latents + (step.sigma_next - step.sigma) * step.velocity
+
+
+def add_noise(clean: mx.array, noise: mx.array, sigma: float) -> mx.array:
+    """Returns the point of the line from `clean` to `noise` at `sigma`, all of one shape."""
+    return (1 - sigma) * clean + sigma * noise
+
+
+def shift_sigma(sigma: np.ndarray | float, shift: float) -> np.ndarray | float:
+    """Moves noise levels towards noise (shift > 1) or picture (shift < 1); 0 and 1 stay.
+
+    Esser et al. 2024, section 5.3.2, where `shift` is sqrt(m / n).
+    """
+    return shift * sigma / (1 + (shift - 1) * sigma)
+
+
+def unshift_sigma(sigma: np.ndarray | float, shift: float) -> np.ndarray | float:
+    """Undoes `shift_sigma`."""
+    return sigma / (shift - (shift - 1) * sigma)
+
+
+def schedule(num_steps: int, shift: float = 1.0, start: float = 1.0) -> tuple[float, ...]:
+    """Returns the noise levels of a run: from `start` down to 0, evenly spaced before the shift.
+
+    Args:
+        num_steps: Steps, at least 1.
+        shift: Static shift, above 0; 1 changes nothing.
+        start: First noise level, 1 for a run from pure noise.
+
+    Returns:
+        num_steps + 1 numbers, falling; the last is 0.
+
+    Raises:
+        InputError: if `num_steps` or `shift` is none that a schedule can be made of.
+    """
+    num_steps = checks.whole("num_steps", num_steps, low=1)
+    shift = checks.number("shift", shift, above=0)
+    even = np.linspace(unshift_sigma(start, shift), 0, num_steps + 1)
+    inner = shift_sigma(even[1:-1], shift)
+    return (float(start), *inner.tolist(), 0.0)
+
+
+def resolution_shift(latent_size: tuple[int, int]) -> float:
+    """Returns the shift that FLUX.1-dev was trained with for a size: exp(mu), mu linear in the image tokens.
+
+    mu is 0.5 at 256 tokens and 1.15 at 4096 (diffusers, `calculate_shift`): a shift of 1.649 at 256 pixels
+    a side, 1.878 at 512, 3.158 at 1024.
+
+    Args:
+        latent_size: (H, W) in latent cells.
+    """
+    tokens = (latent_size[0] // 2) * (latent_size[1] // 2)
+    return math.exp(0.5 + (tokens - 256) * 0.65 / 3840)
+
+
+def noise(seed: int, latent_size: tuple[int, int], channels: int = 16) -> mx.array:
+    """Returns the noise that diffusers and BFL's code start from for a seed on a CPU, to 1e-6, without torch.
+
+    Torch draws it by Box and Muller's transform in blocks of 16 from a Mersenne Twister, which takes the low
+    32 bits of the seed: seeds that differ by 2**32 give the same noise, and -1 the same as 2**32 - 1.
+
+    Args:
+        seed: Within `SEEDS`.
+        latent_size: (H, W) in latent cells, even.
+        channels: Latent channels, a multiple of 4.
+
+    Returns:
+        (1, H, W, channels), float32, evaluated.
+
+    Raises:
+        InputError: if `seed` or `latent_size` is none.
+    """
+    seed = checks.whole("seed", seed, *SEEDS)
+    height, width = checks.latent_size(latent_size)
+    twister = np.random.RandomState(seed & 0xFFFFFFFF)
+    words = twister.randint(0, 2**32, size=channels * height * width, dtype=np.uint32)
+    uniform = (words & 0xFFFFFF).astype(np.float32) * np.float32(2**-24)  # 24 bits, in [0, 1)
+    u1, u2 = uniform.reshape(-1, 2, 8).swapaxes(0, 1)  # each (n / 16, 8)
+    radius = np.sqrt(np.float32(-2) * np.log1p(-u1))
+    angle = np.float32(2 * np.pi) * u2
+    normal = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)  # (n / 16, 2, 8)
+    channels_first = normal.reshape(1, channels, height, width)  # torch's order
+    return mx.array(np.ascontiguousarray(channels_first.transpose(0, 2, 3, 1)))
+
+
+def pack(latents: mx.array) -> mx.array:
+    """Gathers 2 x 2 cells into an image token: (B, H, W, C) -> (B, h*w, 4C), by rows, channel outermost."""
+    batch, height, width, channels = latents.shape
+    cells = latents.reshape(batch, height // 2, 2, width // 2, 2, channels)
+    return cells.transpose(0, 1, 3, 5, 2, 4).reshape(batch, height * width // 4, 4 * channels)
+
+
+def unpack(tokens: mx.array, latent_size: tuple[int, int]) -> mx.array:
+    """Undoes `pack`: (B, h*w, 4C) -> (B, H, W, C)."""
+    height, width = latent_size
+    batch, _, depth = tokens.shape
+    cells = tokens.reshape(batch, height // 2, width // 2, depth // 4, 2, 2)
+    return cells.transpose(0, 1, 4, 2, 5, 3).reshape(batch, height, width, depth // 4)
+
+
+def image_ids(latent_size: tuple[int, int]) -> mx.array:
+    """Returns where each image token stands, as RoPE reads it: (h*w, 3), rows (0, row, column)."""
+    h, w = latent_size[0] // 2, latent_size[1] // 2
+    rows, columns = np.divmod(np.arange(h * w), w)
+    return mx.array(np.stack([np.zeros_like(rows), rows, columns], axis=1).astype(np.float32))
