@@ -1,0 +1,307 @@
+"""What the networks are made of: linear layers, norms, RoPE, modulation, the two kinds of block, attention.
+
+Knows nothing of whole networks, files or prompts. A layer computes in the dtype of what comes in; its weights
+may be stored in another one. Letters of the shapes: see `fluxnb.model`.
+"""
+
+import math
+from typing import Protocol
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten, tree_unflatten
+
+from fluxnb import backend
+
+
+class Attend(Protocol):
+    """What a block asks for the result of its attention; a probe passes its own to look or to intervene."""
+
+    def __call__(self, q: mx.array, k: mx.array, v: mx.array, layer: int) -> mx.array:
+        """Maps q, k, v, each (B, H, L, D), after norm and RoPE, to the mixed values (B, H, L, D)."""
+
+
+def attention(q: mx.array, k: mx.array, v: mx.array, layer: int) -> mx.array:
+    """Mixes the values by softmax(q k^T / sqrt(D)), whatever the layer.
+
+    Args:
+        q: queries (B, H, L, D).
+        k: keys (B, H, L, D).
+        v: values (B, H, L, D).
+        layer: number of the block, 0 for the first; not used here, but it is what other functions go by.
+
+    Returns:
+        (B, H, L, D)
+    """
+    return backend.attention(q, k, v, q.shape[-1] ** -0.5)
+
+
+def linear(x: mx.array, weight: mx.array, bias: mx.array | None = None) -> mx.array:
+    """Computes x @ weight^T + bias; the one way by which all the networks multiply by weights.
+
+    MLX's CPU multiplies 16-bit matrices 20 to 30 times slower than it casts them and multiplies in float32, so
+    there the product is in float32. Elsewhere it is in the dtype of `x`, or wider if the weight is.
+
+    Args:
+        x: (..., in)
+        weight: (out, in), any float dtype.
+        bias: (out,) or None.
+
+    Returns:
+        (..., out), in the dtype of `x`.
+    """
+    dtype = x.dtype
+    if mx.default_device() == mx.cpu:
+        x, weight = x.astype(mx.float32), weight.astype(mx.float32)
+    y = x @ weight.T if bias is None else mx.addmm(bias.astype(x.dtype), x, weight.T)
+    return y.astype(dtype)
+
+
+class Linear(nn.Module):
+    """A linear layer, by `linear`."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool = True):
+        super().__init__()
+        self.weight = mx.zeros((outputs, inputs))
+        if bias:
+            self.bias = mx.zeros((outputs,))
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Maps (..., inputs) to (..., outputs)."""
+        return linear(x, self.weight, self.get("bias"))
+
+
+class Embedding(nn.Module):
+    """A table of vectors, one a row."""
+
+    def __init__(self, rows: int, width: int):
+        super().__init__()
+        self.weight = mx.zeros((rows, width))
+
+    def __call__(self, ids: mx.array) -> mx.array:
+        """Maps ids (...) to their rows (..., width)."""
+        return self.weight[ids]
+
+
+class LayerNorm(nn.Module):
+    """Layer norm with weight and bias."""
+
+    def __init__(self, width: int, eps: float):
+        super().__init__()
+        self.weight = mx.zeros((width,))
+        self.bias = mx.zeros((width,))
+        self._eps = eps
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Normalises over the last axis."""
+        return backend.layer_norm(x, self.weight.astype(x.dtype), self.bias.astype(x.dtype), self._eps)
+
+
+class RMSNorm(nn.Module):
+    """RMS norm, its weight named `scale`."""
+
+    def __init__(self, width: int, eps: float = 1e-6):
+        super().__init__()
+        self.scale = mx.zeros((width,))
+        self._eps = eps
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Normalises over the last axis."""
+        return backend.rms_norm(x, self.scale.astype(x.dtype), self._eps)
+
+
+class SiLU(nn.Module):
+    """SiLU where the checkpoint's numbering of layers counts it."""
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Maps x to x * sigmoid(x)."""
+        return backend.silu(x)
+
+
+class GELU(nn.Module):
+    """GELU in its tanh form where the checkpoint's numbering of layers counts it."""
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Maps x to 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))."""
+        return backend.gelu(x)
+
+
+def chain(layers: list, x: mx.array) -> mx.array:
+    """Applies layers one after the other; a list, so that parameters are named by their place in it."""
+    for layer in layers:
+        x = layer(x)
+    return x
+
+
+def sinusoid(t: mx.array, dim: int = 256, max_period: float = 10000.0) -> mx.array:
+    """Gives the sinusoidal embedding of a time or of a guidance strength, in float32.
+
+    Args:
+        t: (B,), sigma in 0..1 or the guidance strength; multiplied by 1000 here, in float32, because in bf16
+            750 becomes 752.
+        dim: width of the embedding, even.
+        max_period: longest period.
+
+    Returns:
+        (B, dim), cosines first, then sines. Source: diffusers `get_timestep_embedding`.
+    """
+    half = dim // 2
+    freqs = mx.exp(mx.arange(half, dtype=mx.float32) * (-math.log(max_period) / half))
+    angle = (1000.0 * t.astype(mx.float32))[:, None] * freqs  # (B, dim / 2)
+    return mx.concatenate([mx.cos(angle), mx.sin(angle)], axis=-1)
+
+
+def rope(ids: mx.array, axes_dim: tuple[int, ...], theta: float) -> mx.array:
+    """Gives the rotations of every token: pairs of numbers of a head turn by position * frequency.
+
+    Args:
+        ids: (L, len(axes_dim)), a position per axis: for FLUX.1 (0, row, column), 0 for all text.
+        axes_dim: how many numbers of a head each axis turns; they sum to D.
+        theta: base of the frequencies, theta^(-2i / axis_dim).
+
+    Returns:
+        pe (L, D / 2, 2, 2), float32: one matrix [[cos, -sin], [sin, cos]] per pair.
+    """
+    ids = ids.astype(mx.float32)
+    angle = mx.concatenate(
+        [
+            ids[:, i : i + 1] * mx.exp(mx.arange(0, dim, 2, dtype=mx.float32) * (-math.log(theta) / dim))
+            for i, dim in enumerate(axes_dim)
+        ],
+        axis=-1,
+    )  # (L, D / 2)
+    cos, sin = mx.cos(angle), mx.sin(angle)
+    return mx.stack([cos, -sin, sin, cos], axis=-1).reshape(*angle.shape, 2, 2)
+
+
+def rotate(x: mx.array, pe: mx.array) -> mx.array:
+    """Turns neighbouring pairs of the last axis of x (B, H, L, D) by pe (L, D / 2, 2, 2), in float32."""
+    pairs = x.reshape(*x.shape[:-1], -1, 2)  # (B, H, L, D / 2, 2)
+    turned = pe[..., 0] * pairs[..., :1] + pe[..., 1] * pairs[..., 1:]
+    return turned.reshape(x.shape).astype(x.dtype)
+
+
+def modulate(x: mx.array, shift: mx.array, scale: mx.array) -> mx.array:
+    """Normalises x (B, L, D) without weights, then scales and shifts it by (B, 1, D) each."""
+    return backend.layer_norm(x) * (1 + scale) + shift
+
+
+class Modulation(nn.Module):
+    """Shifts, scales and gates of a block from the vector (adaLN-Zero, arXiv 2212.09748)."""
+
+    def __init__(self, width: int, chunks: int):
+        super().__init__()
+        self.lin = Linear(width, chunks * width)
+        self._chunks = chunks
+
+    def __call__(self, vec: mx.array) -> list[mx.array]:
+        """Maps vec (B, D) to `chunks` arrays (B, 1, D): shift, scale, gate, for one or two branches."""
+        return mx.split(self.lin(backend.silu(vec))[:, None], self._chunks, axis=-1)
+
+
+class QKNorm(nn.Module):
+    """RMS norms of queries and keys over the width of a head."""
+
+    def __init__(self, head_dim: int):
+        super().__init__()
+        self.query_norm = RMSNorm(head_dim)
+        self.key_norm = RMSNorm(head_dim)
+
+
+def heads_first(qkv: mx.array, norm: QKNorm, head_dim: int) -> tuple[mx.array, mx.array, mx.array]:
+    """Splits (B, L, 3 * heads * D) into q, k, v, each (B, heads, L, D), and norms q and k."""
+    q, k, v = qkv.reshape(*qkv.shape[:2], 3, -1, head_dim).transpose(2, 0, 3, 1, 4)
+    return norm.query_norm(q), norm.key_norm(k), v
+
+
+def heads_last(x: mx.array) -> mx.array:
+    """Joins the heads: (B, heads, L, D) to (B, L, heads * D)."""
+    return x.swapaxes(1, 2).reshape(x.shape[0], x.shape[2], -1)
+
+
+class SelfAttention(nn.Module):
+    """The weights of one stream's part in a joint attention."""
+
+    def __init__(self, width: int, head_dim: int):
+        super().__init__()
+        self.qkv = Linear(width, 3 * width)
+        self.norm = QKNorm(head_dim)
+        self.proj = Linear(width, width)
+
+
+class DoubleBlock(nn.Module):
+    """A block with a stream for the image and one for the text, which meet in one attention."""
+
+    def __init__(self, width: int, head_dim: int, mlp_width: int):
+        super().__init__()
+        self.img_mod = Modulation(width, 6)
+        self.img_attn = SelfAttention(width, head_dim)
+        self.img_mlp = [Linear(width, mlp_width), GELU(), Linear(mlp_width, width)]
+        self.txt_mod = Modulation(width, 6)
+        self.txt_attn = SelfAttention(width, head_dim)
+        self.txt_mlp = [Linear(width, mlp_width), GELU(), Linear(mlp_width, width)]
+        self._head_dim = head_dim
+
+    def __call__(self, img, txt, vec, pe, attend: Attend, layer: int) -> tuple[mx.array, mx.array]:
+        """Maps img (B, h*w, D) and txt (B, L, D) to new ones, given vec (B, D) and pe or None."""
+        img_shift, img_scale, img_gate, img_shift2, img_scale2, img_gate2 = self.img_mod(vec)
+        txt_shift, txt_scale, txt_gate, txt_shift2, txt_scale2, txt_gate2 = self.txt_mod(vec)
+
+        img_qkv = self.img_attn.qkv(modulate(img, img_shift, img_scale))  # (B, h*w, 3 D)
+        txt_qkv = self.txt_attn.qkv(modulate(txt, txt_shift, txt_scale))  # (B, L, 3 D)
+        img_heads = heads_first(img_qkv, self.img_attn.norm, self._head_dim)
+        txt_heads = heads_first(txt_qkv, self.txt_attn.norm, self._head_dim)
+        q, k, v = (mx.concatenate(pair, axis=2) for pair in zip(txt_heads, img_heads, strict=True))
+        if pe is not None:
+            q, k = rotate(q, pe), rotate(k, pe)
+        txt_mixed, img_mixed = mx.split(heads_last(attend(q, k, v, layer)), [txt.shape[1]], axis=1)
+
+        img = img + img_gate * self.img_attn.proj(img_mixed)
+        img = img + img_gate2 * chain(self.img_mlp, modulate(img, img_shift2, img_scale2))
+        txt = txt + txt_gate * self.txt_attn.proj(txt_mixed)
+        txt = txt + txt_gate2 * chain(self.txt_mlp, modulate(txt, txt_shift2, txt_scale2))
+        return img, txt
+
+
+class SingleBlock(nn.Module):
+    """A block with one stream for text and image, its attention and MLP side by side (arXiv 2302.05442)."""
+
+    def __init__(self, width: int, head_dim: int, mlp_width: int):
+        super().__init__()
+        self.linear1 = Linear(width, 3 * width + mlp_width)
+        self.linear2 = Linear(width + mlp_width, width)
+        self.norm = QKNorm(head_dim)
+        self.modulation = Modulation(width, 3)
+        self._head_dim = head_dim
+
+    def __call__(self, x, vec, pe, attend: Attend, layer: int) -> mx.array:
+        """Maps x (B, L, D), text first, to a new one, given vec (B, D) and pe or None."""
+        shift, scale, gate = self.modulation(vec)
+        qkv, mlp = mx.split(self.linear1(modulate(x, shift, scale)), [3 * x.shape[-1]], axis=-1)
+        q, k, v = heads_first(qkv, self.norm, self._head_dim)
+        if pe is not None:
+            q, k = rotate(q, pe), rotate(k, pe)
+        mixed = heads_last(attend(q, k, v, layer))
+        return x + gate * self.linear2(mx.concatenate([mixed, backend.gelu(mlp)], axis=-1))
+
+
+def random_weights(network: nn.Module, seed: int) -> nn.Module:
+    """Fills a network with random weights under which every part matters, and returns it.
+
+    Matrices and kernels are normal with variance 1 / inputs; biases are 0.1 * normal; norms are
+    1 + 0.1 * normal. For tests and for measuring speed, not for training.
+    """
+    leaves = sorted(tree_flatten(network.parameters()))
+    keys = mx.random.split(mx.random.key(seed), len(leaves))
+    filled = []
+    for (name, old), key in zip(leaves, keys, strict=True):
+        noise = mx.random.normal(old.shape, old.dtype, key=key)
+        if old.ndim > 1:
+            noise = noise * math.prod(old.shape[1:]) ** -0.5
+        elif name.endswith("bias"):
+            noise = noise * 0.1
+        else:
+            noise = 1 + 0.1 * noise
+        filled.append((name, noise))
+    network.update(tree_unflatten(filled))
+    return network
