@@ -5,12 +5,14 @@
     FluxWidget()
 
 The names below are the public ones. Each is fetched from its module on first use, so that
-`import fluxnb` stays quick and brings in no widgets, tokenizers or plots.
+`import fluxnb` stays quick and brings in no widgets, tokenizers or plots. Where MLX cannot run,
+`import fluxnb` raises BackendError, which says what to install.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from fluxnb import backend as backend  # raises BackendError where MLX cannot run
 from fluxnb.errors import (
     BackendError,
     CheckpointError,
