@@ -17,8 +17,9 @@ The letters in comments on shapes:
     C      channels
 
 Parameters bear the names of black-forest-labs' files (`double_blocks.0.img_attn.qkv.weight`) and, for the
-two text encoders, of the Hugging Face files. Linear weights are (out, in); convolutions are (out, kh, kw, in),
-while files have (out, in, kh, kw). A network is born with zeros that occupy no memory until they are used;
-a checkpoint or `layers.random_weights` fills it. Every network computes in the dtype that its caller
-chooses, whatever the dtype of its weights.
+text encoders, of the Hugging Face files, CLIP's without their first word `text_model.`. Linear weights are
+(out, in); convolutions are (out, kh, kw, in), while files have (out, in, kh, kw). A network is born with
+zeros that occupy no memory until they are used; a checkpoint or `layers.random_weights` fills it. Its caller
+chooses the dtype that it computes in, whatever the dtype of its weights: by that of `img` or of the picture,
+or by the argument `dtype` of the text encoders.
 """

@@ -104,7 +104,9 @@ class CLIPText(nn.Module):
         """
         length = ids.shape[1]
         if length > self.config.max_length:
-            raise InputError(f"{length} tokens, but CLIP has {self.config.max_length} positions; cut the prompt")
+            raise InputError(
+                f"{length} tokens, but CLIP has {self.config.max_length} positions; cut the prompt"
+            )
         x = self.embeddings.token_embedding(ids) + self.embeddings.position_embedding.weight[:length]
         x = x.astype(dtype)  # (B, L, D)
         mask = mx.where(mx.tri(length) > 0, 0.0, -1e4).astype(dtype)  # (L, L)

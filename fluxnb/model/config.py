@@ -1,4 +1,4 @@
-"""Sizes of the networks as frozen records, and those of FLUX.1 as functions; knows nothing of arrays or files."""
+"""Sizes of the networks as frozen records, those of FLUX.1 as functions; knows nothing of arrays or files."""
 
 from dataclasses import dataclass
 
@@ -111,7 +111,9 @@ class CLIPConfig:
 
     def __post_init__(self):
         if self.width % self.heads:
-            raise InputError(f"width {self.width} is not a multiple of heads {self.heads}; choose one that is")
+            raise InputError(
+                f"width {self.width} is not a multiple of heads {self.heads}; choose one that is"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,7 @@ class VAEConfig:
     """Sizes of the autoencoder, and what its latents are normalised by.
 
     Attributes:
-        channels: channels of each level, from pixels down to latents; each level but the last halves the side.
+        channels: channels of each level, from pixels to latents; each level but the last halves the side.
         layers: residual blocks of a level in the encoder; the decoder has one more.
         latent_channels: channels of the latents.
         image_channels: channels of a picture.
@@ -140,7 +142,9 @@ class VAEConfig:
 
     def __post_init__(self):
         if any(n % self.groups for n in self.channels):
-            raise InputError(f"channels {self.channels} are not all multiples of groups {self.groups}; choose such")
+            raise InputError(
+                f"channels {self.channels} are not all multiples of groups {self.groups}; choose such"
+            )
 
 
 def schnell() -> MMDiTConfig:

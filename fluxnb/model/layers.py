@@ -9,6 +9,7 @@ from typing import Protocol
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
 from fluxnb import backend
@@ -39,8 +40,9 @@ def attention(q: mx.array, k: mx.array, v: mx.array, layer: int) -> mx.array:
 def linear(x: mx.array, weight: mx.array, bias: mx.array | None = None) -> mx.array:
     """Computes x @ weight^T + bias; the one way by which all the networks multiply by weights.
 
-    MLX's CPU multiplies 16-bit matrices 20 to 30 times slower than it casts them and multiplies in float32, so
-    there the product is in float32. Elsewhere it is in the dtype of `x`, or wider if the weight is.
+    On a CPU the product is in float32 whatever the dtypes, the weight cast for this one product, since MLX
+    multiplies 16-bit matrices there many times slower than it casts them. Elsewhere the product is in the
+    dtype of `x`, or in the weight's if that is wider.
 
     Args:
         x: (..., in)
@@ -133,21 +135,23 @@ def chain(layers: list, x: mx.array) -> mx.array:
     return x
 
 
-def sinusoid(t: mx.array, dim: int = 256, max_period: float = 10000.0) -> mx.array:
+def sinusoid(t: mx.array, dim: int, theta: float = 10000.0) -> mx.array:
     """Gives the sinusoidal embedding of a time or of a guidance strength, in float32.
 
     Args:
         t: (B,), sigma in 0..1 or the guidance strength; multiplied by 1000 here, in float32, because in bf16
             750 becomes 752.
         dim: width of the embedding, even.
-        max_period: longest period.
+        theta: base of the frequencies, theta^(-2i / dim).
 
     Returns:
         (B, dim), cosines first, then sines. Source: diffusers `get_timestep_embedding`.
     """
     half = dim // 2
-    freqs = mx.exp(mx.arange(half, dtype=mx.float32) * (-math.log(max_period) / half))
-    angle = (1000.0 * t.astype(mx.float32))[:, None] * freqs  # (B, dim / 2)
+    # the reference rounds the exponent to float32, which shows: a guidance of 3.5 turns by 3500 rad
+    exponent = np.float32(-math.log(theta)) * np.arange(half, dtype=np.float32) / np.float32(half)
+    freqs = np.exp(exponent.astype(np.float64)).astype(np.float32)
+    angle = (1000.0 * t.astype(mx.float32))[:, None] * mx.array(freqs)  # (B, dim / 2)
     return mx.concatenate([mx.cos(angle), mx.sin(angle)], axis=-1)
 
 
@@ -160,16 +164,14 @@ def rope(ids: mx.array, axes_dim: tuple[int, ...], theta: float) -> mx.array:
         theta: base of the frequencies, theta^(-2i / axis_dim).
 
     Returns:
-        pe (L, D / 2, 2, 2), float32: one matrix [[cos, -sin], [sin, cos]] per pair.
+        pe (L, D / 2, 2, 2), float32: one matrix [[cos, -sin], [sin, cos]] per pair. Source: arXiv 2104.09864.
     """
     ids = ids.astype(mx.float32)
-    angle = mx.concatenate(
-        [
-            ids[:, i : i + 1] * mx.exp(mx.arange(0, dim, 2, dtype=mx.float32) * (-math.log(theta) / dim))
-            for i, dim in enumerate(axes_dim)
-        ],
-        axis=-1,
-    )  # (L, D / 2)
+    turns = []
+    for axis, dim in enumerate(axes_dim):
+        omega = theta ** (-np.arange(0, dim, 2) / dim)  # (dim / 2,), float64
+        turns.append(ids[:, axis : axis + 1] * mx.array(omega.astype(np.float32)))
+    angle = mx.concatenate(turns, axis=-1)  # (L, D / 2)
     cos, sin = mx.cos(angle), mx.sin(angle)
     return mx.stack([cos, -sin, sin, cos], axis=-1).reshape(*angle.shape, 2, 2)
 

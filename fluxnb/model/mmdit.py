@@ -27,7 +27,7 @@ TIME_DIM = 256  # width of the sinusoid, the same in every FLUX.1 and SD3
 
 
 class Embedder(nn.Module):
-    """An MLP with SiLU that brings a time, a guidance strength or a text vector to the width of the streams."""
+    """An MLP with SiLU that brings a time, a guidance strength or a text vector to width D."""
 
     def __init__(self, inputs: int, width: int):
         super().__init__()
@@ -103,12 +103,18 @@ class MMDiT(nn.Module):
             InputError: guidance for a network without, or none for a network with.
         """
         if (guidance is not None) != self.config.guidance:
-            takes = "takes a guidance strength: pass guidance (B,)" if self.config.guidance else "takes no guidance"
-            raise InputError(f"guidance {'given' if guidance is not None else 'missing'}, but this network {takes}")
+            takes = (
+                "takes a guidance strength: pass guidance (B,)"
+                if self.config.guidance
+                else "takes no guidance"
+            )
+            raise InputError(
+                f"guidance {'given' if guidance is not None else 'missing'}, but this network {takes}"
+            )
         dtype = img.dtype
-        vec = self.time_in(sinusoid(t)) + self.vector_in(vec.astype(mx.float32))  # (B, D)
+        vec = self.time_in(sinusoid(t, TIME_DIM)) + self.vector_in(vec.astype(mx.float32))  # (B, D)
         if guidance is not None:
-            vec = vec + self.guidance_in(sinusoid(guidance))
+            vec = vec + self.guidance_in(sinusoid(guidance, TIME_DIM))
         vec = vec.astype(dtype)
         img, txt = self.img_in(img), self.txt_in(txt.astype(dtype))  # (B, h*w, D), (B, L, D)
         pe = None

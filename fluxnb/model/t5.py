@@ -18,7 +18,7 @@ from fluxnb.model.layers import Embedding, Linear, heads_last
 
 
 class T5Norm(nn.Module):
-    """RMS norm, computed in float32."""
+    """RMS norm, its weight named `weight`."""
 
     def __init__(self, width: int, eps: float):
         super().__init__()

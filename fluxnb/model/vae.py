@@ -1,7 +1,7 @@
 """The autoencoder between pixels and latents, 8 pixels to a cell; knows nothing of files or image formats.
 
-Parameters bear the names of black-forest-labs' ae.safetensors, convolutions as (out, kh, kw, in). The decoder's
-levels are numbered as the encoder's, from pixels on, so it walks them from the last to the first.
+Parameters bear the names of black-forest-labs' ae.safetensors, convolutions as (out, kh, kw, in). The
+decoder's levels are numbered from pixels on, as the encoder's are, and walked from the last to the first.
 Source: black-forest-labs/flux `autoencoder.py`, arXiv 2112.10752; letters of the shapes: see `fluxnb.model`.
 """
 
@@ -41,7 +41,9 @@ class GroupNorm(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         """Normalises (B, H, W, C) over cells and the channels of a group."""
-        return backend.group_norm(x, self._groups, self.weight.astype(x.dtype), self.bias.astype(x.dtype), self._eps)
+        return backend.group_norm(
+            x, self._groups, self.weight.astype(x.dtype), self.bias.astype(x.dtype), self._eps
+        )
 
 
 class ResBlock(nn.Module):
