@@ -106,7 +106,13 @@ def _lab(chosen: argparse.Namespace) -> int:
     for path in kept:
         print(f"Kept your own {path}; rename it to get the shipped one again.")
     print(f"Opening {notebooks[0]} in JupyterLab; Ctrl-C here ends it.", flush=True)
-    command = [sys.executable, "-m", "jupyterlab", str(notebooks[0])]
+    command = [
+        sys.executable,
+        "-m",
+        "jupyterlab",
+        f"--ServerApp.root_dir={chosen.folder.resolve()}",
+        f"--LabApp.default_url=/lab/tree/{notebooks[0].name}",  # so that the address printed opens it too
+    ]
     if chosen.no_browser:
         command.append("--no-browser")
     if chosen.port is not None:
