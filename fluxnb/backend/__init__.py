@@ -1,29 +1,55 @@
-"""MLX made ready for this machine, and the ops that the networks call; knows nothing of networks."""
+"""MLX made ready for this machine, and the ops that the networks call; knows nothing of networks.
+
+    stock        the ops as MLX has them: for Metal and CUDA
+    linux_cpu    the same functions in arithmetic that MLX's Linux CPU build does fast
+    blas         a fast BLAS under MLX's products on Linux
+    machine      setup() and describe()
+
+Which ops are called `backend.gelu` and so on is settled when this module is imported, from the system and
+MLX's default device, so that a call costs nothing more. Both forms are right on every device.
+"""
 
 from fluxnb.errors import BackendError
 
 try:
-    import mlx.core as mx
+    import mlx.core  # noqa: F401
 except ImportError as error:
     raise BackendError(
-        f'MLX cannot start here ({error}): run pip install "fluxnb[cpu]", or "fluxnb[cuda]" if there is an NVIDIA GPU.'
+        f'MLX cannot start here ({error}): run pip install "fluxnb[cpu]", '
+        'or pip install "fluxnb[cuda]" on a machine with an NVIDIA GPU.'
     ) from error
 
-from fluxnb.backend.stock import (
-    attention,
-    gelu,
-    group_norm,
-    layer_norm,
-    quick_gelu,
-    rms_norm,
-    silu,
-    softmax,
-    upsample_conv,
-)
+from fluxnb.backend.machine import describe, fit_threads, on_linux_cpu, setup
+
+if on_linux_cpu():
+    from fluxnb.backend.linux_cpu import (
+        attention,
+        gelu,
+        group_norm,
+        layer_norm,
+        quick_gelu,
+        rms_norm,
+        silu,
+        softmax,
+        upsample_conv,
+    )
+else:
+    from fluxnb.backend.stock import (
+        attention,
+        gelu,
+        group_norm,
+        layer_norm,
+        quick_gelu,
+        rms_norm,
+        silu,
+        softmax,
+        upsample_conv,
+    )
 
 __all__ = [
     "attention",
     "describe",
+    "fit_threads",
     "gelu",
     "group_norm",
     "layer_norm",
@@ -34,12 +60,3 @@ __all__ = [
     "softmax",
     "upsample_conv",
 ]
-
-
-def setup() -> None:
-    """Makes MLX ready for this machine; the first call does the work, later ones return at once."""
-
-
-def describe() -> str:
-    """Says in one line what the products run on."""
-    return f"MLX {mx.__version__} on {mx.default_device()}"

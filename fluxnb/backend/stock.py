@@ -45,9 +45,7 @@ def rms_norm(x: mx.array, weight: mx.array, eps: float = 1e-6) -> mx.array:
     return mx.fast.rms_norm(x, weight, eps).astype(x.dtype)
 
 
-def group_norm(
-    x: mx.array, groups: int, weight: mx.array, bias: mx.array, eps: float = 1e-6
-) -> mx.array:
+def group_norm(x: mx.array, groups: int, weight: mx.array, bias: mx.array, eps: float = 1e-6) -> mx.array:
     """Normalises an image over its pixels and each group of neighbouring channels, as torch's GroupNorm does.
 
     Args:
@@ -64,9 +62,7 @@ def group_norm(
     return (back.reshape(batch, *pixels, channels) * weight + bias).astype(x.dtype)
 
 
-def attention(
-    q: mx.array, k: mx.array, v: mx.array, scale: float, mask: mx.array | None = None
-) -> mx.array:
+def attention(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: mx.array | None = None) -> mx.array:
     """Returns softmax(scale q k^T + mask) v.
 
     Args:

@@ -1,0 +1,165 @@
+"""The ops in the forms that are fast on MLX's Linux CPU build; the arguments are those of `stock`.
+
+That build has no wider SIMD than SSE2: exp and tanh are one library call per element, and sums run one after
+the other in float32. Plain + * / on whole arrays is vectorised by the compiler, and products go to BLAS. So
+exponentials are written here as polynomials, and sums as products with a constant vector, which is also the
+more exact way: over the four million elements of a group in a large picture MLX's own sum loses the third digit.
+
+Everything is computed in float32, and the result has the type of the first argument. Nothing is compiled
+(mx.compile): that costs a second per kernel at first use, and needs g++ on the user's machine.
+"""
+
+import math
+
+import mlx.core as mx
+
+LOG2_E = 1 / math.log(2)
+
+# 2^f = 1 + f (c1 + f (c2 + ...)) for |f| <= 1/2, fitted to the least relative error, 9.1e-8; highest power first.
+POWERS = (0.0013264724226, 0.0096715132440, 0.0555073375685, 0.2402224207462, 0.6931469775880)
+
+# Adding this to |t| < 2^22 rounds t to an integer and leaves it, plus the bias of an exponent, in the low bits.
+ROUNDER = 1.5 * 2**23 + 127
+
+# From this many scores on (16 MiB), attention takes one head after the other.
+MANY_SCORES = 4 * 2**20
+
+
+def _exp2(t: mx.array) -> mx.array:
+    """Returns 2^t for t <= 127 with a relative error of 2e-7, and exactly 0 for t <= -127 and for -inf."""
+    t = mx.maximum(t, -127.0)
+    rounded = t + ROUNDER
+    f = t - (rounded - ROUNDER)  # -0.5..0.5
+    series = f * POWERS[0] + POWERS[1]
+    for power in POWERS[2:]:
+        series = series * f + power
+    exponent = mx.view(rounded, mx.int32) << 23
+    return (series * f + 1.0) * mx.view(exponent, mx.float32)
+
+
+def _gate(x: mx.array, t: mx.array) -> mx.array:
+    """Returns x / (1 + 2^t): the sigmoid of y = -t log(2), times x."""
+    return x / (_exp2(mx.minimum(t, 126.0)) + 1.0)
+
+
+def gelu(x: mx.array) -> mx.array:
+    """Returns the tanh form of GELU; (1 + tanh(y)) / 2 is the sigmoid of 2 y."""
+    wide = x.astype(mx.float32)
+    outer = -2 * math.sqrt(2 / math.pi) * LOG2_E
+    return _gate(wide, wide * (wide * wide * (outer * 0.044715) + outer)).astype(x.dtype)
+
+
+def silu(x: mx.array) -> mx.array:
+    """Returns x * sigmoid(x)."""
+    wide = x.astype(mx.float32)
+    return _gate(wide, wide * -LOG2_E).astype(x.dtype)
+
+
+def quick_gelu(x: mx.array) -> mx.array:
+    """Returns x * sigmoid(1.702 x), CLIP's GELU."""
+    wide = x.astype(mx.float32)
+    return _gate(wide, wide * (-1.702 * LOG2_E)).astype(x.dtype)
+
+
+def softmax(x: mx.array) -> mx.array:
+    """Returns the softmax over the last axis; a score of -inf gets weight 0."""
+    wide = x.astype(mx.float32)
+    weights = _exp2((wide - mx.max(wide, axis=-1, keepdims=True)) * LOG2_E)
+    return (weights / _last_axis(weights, 1.0)).astype(x.dtype)
+
+
+def layer_norm(
+    x: mx.array, weight: mx.array | None = None, bias: mx.array | None = None, eps: float = 1e-6
+) -> mx.array:
+    """Returns x with mean 0 and variance 1 over the last axis, then times weight plus bias."""
+    wide = x.astype(mx.float32)
+    share = 1 / x.shape[-1]
+    centred = wide - _last_axis(wide, share)
+    result = centred * mx.rsqrt(_last_axis(centred * centred, share) + eps)
+    if weight is not None:
+        result = result * weight
+    if bias is not None:
+        result = result + bias
+    return result.astype(x.dtype)
+
+
+def rms_norm(x: mx.array, weight: mx.array, eps: float = 1e-6) -> mx.array:
+    """Returns x over its root mean square along the last axis, times weight."""
+    wide = x.astype(mx.float32)
+    square = _last_axis(wide * wide, 1 / x.shape[-1])
+    return (wide * weight * mx.rsqrt(square + eps)).astype(x.dtype)
+
+
+def group_norm(x: mx.array, groups: int, weight: mx.array, bias: mx.array, eps: float = 1e-6) -> mx.array:
+    """Normalises an image over its pixels and each group of neighbouring channels."""
+    batch, *_, channels = x.shape
+    wide = x.astype(mx.float32).reshape(batch, -1, channels)
+    pixels = wide.shape[1]
+    share = mx.full((1, pixels), 1 / pixels)
+
+    def group_mean(image: mx.array) -> mx.array:  # (B, HW, C) -> (B, 1, C)
+        means = (share @ image).reshape(batch, 1, groups, -1).mean(axis=-1, keepdims=True)
+        return mx.broadcast_to(means, (batch, 1, groups, channels // groups)).reshape(batch, 1, channels)
+
+    centred = wide - group_mean(wide)
+    result = centred * (mx.rsqrt(group_mean(centred * centred) + eps) * weight) + bias
+    return result.reshape(x.shape).astype(x.dtype)
+
+
+def attention(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: mx.array | None = None) -> mx.array:
+    """Returns softmax(scale q k^T + mask) v, divided by the sum of the weights only at the end."""
+    dtype = q.dtype
+    q, k, v = (array.astype(mx.float32) for array in (q, k, v))
+    heads = q.shape[1]
+    if mask is not None:
+        mask = mx.broadcast_to(mask * LOG2_E, (*q.shape[:3], k.shape[2]))  # (B, H, L, M)
+    if q.shape[0] * heads * q.shape[2] * k.shape[2] < MANY_SCORES:
+        return _attend(q, k, v, scale, mask).astype(dtype)
+    done: list[mx.array] = []
+    for head in range(heads):
+        only = slice(head, head + 1)
+        # A head waits for the one before it, so that the scores of one head exist at a time.
+        query = mx.depends(q[:, only], done[-1]) if done else q[:, only]
+        done.append(_attend(query, k[:, only], v[:, only], scale, None if mask is None else mask[:, only]))
+    return mx.concatenate(done, axis=1).astype(dtype)
+
+
+def _attend(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: mx.array | None) -> mx.array:
+    """Returns attention from scores in base 2; the mask comes in base 2 too."""
+    scores = (q * (scale * LOG2_E)) @ k.swapaxes(-1, -2)  # (B, H, L, M)
+    if mask is not None:
+        scores = scores + mask
+    weights = _exp2(scores - mx.max(scores, axis=-1, keepdims=True))
+    return (weights @ v) / _last_axis(weights, 1.0)
+
+
+def _last_axis(x: mx.array, factor: float) -> mx.array:
+    """Returns the sum over the last axis times factor, the axis kept, by a product that BLAS does."""
+    return x @ mx.full((x.shape[-1], 1), factor)
+
+
+def upsample_conv(x: mx.array, weight: mx.array, bias: mx.array) -> mx.array:
+    """Doubles an image by nearest neighbour and convolves it with 3x3, as four convolutions with 2x2.
+
+    The nine pixels under the kernel are four before the doubling; taps that fall on the same one are summed
+    beforehand. Which taps those are depends on the parity of the row and of the column.
+    """
+    batch, height, width, _ = x.shape
+    weight = weight.astype(mx.float32)
+    padded = mx.pad(x.astype(mx.float32), [(0, 0), (1, 1), (1, 1), (0, 0)])
+    rows = []
+    for i in (0, 1):
+        row = []
+        for j in (0, 1):
+            part = padded[:, i : i + height + 1, j : j + width + 1]
+            row.append(mx.conv2d(part, _merge_taps(_merge_taps(weight, 1, i), 2, j)))  # (B, H, W, O)
+        rows.append(mx.stack(row, axis=3))  # (B, H, W, 2, O)
+    doubled = mx.stack(rows, axis=2).reshape(batch, 2 * height, 2 * width, -1)
+    return (doubled + bias).astype(x.dtype)
+
+
+def _merge_taps(weight: mx.array, axis: int, parity: int) -> mx.array:
+    """Sums the two of three taps that see the same pixel: the last two in even rows, else the first two."""
+    first, middle, last = mx.split(weight, 3, axis=axis)
+    pair = (first, middle + last) if parity == 0 else (first + middle, last)
+    return mx.concatenate(pair, axis=axis)
