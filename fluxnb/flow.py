@@ -92,17 +92,28 @@ def schedule(num_steps: int, shift: float = 1.0, start: float = 1.0) -> tuple[fl
     return (float(start), *inner.tolist(), 0.0)
 
 
-def resolution_shift(latent_size: tuple[int, int]) -> float:
-    """Returns the shift that FLUX.1-dev was trained with for a size: exp(mu), mu linear in the image tokens.
+def resolution_shift(
+    latent_size: tuple[int, int],
+    base_tokens: int = 256,
+    base_shift: float = 0.5,
+    max_tokens: int = 4096,
+    max_shift: float = 1.15,
+) -> float:
+    """Returns the shift that suits a size: exp(mu), mu linear in the number of image tokens.
 
-    mu is 0.5 at 256 tokens and 1.15 at 4096 (diffusers, `calculate_shift`): a shift of 1.649 at 256 pixels
-    a side, 1.878 at 512, 3.158 at 1024.
+    With the defaults, which are FLUX.1-dev's (diffusers, `calculate_shift`), it is 1.649 at 256 pixels a
+    side, 1.878 at 512 and 3.158 at 1024.
 
     Args:
         latent_size: (H, W) in latent cells.
+        base_tokens: Image tokens at which mu is `base_shift`.
+        base_shift: See `base_tokens`.
+        max_tokens: Image tokens at which mu is `max_shift`.
+        max_shift: See `max_tokens`.
     """
     tokens = (latent_size[0] // 2) * (latent_size[1] // 2)
-    return math.exp(0.5 + (tokens - 256) * 0.65 / 3840)
+    slope = (max_shift - base_shift) / (max_tokens - base_tokens)
+    return math.exp(base_shift + (tokens - base_tokens) * slope)
 
 
 def noise(seed: int, latent_size: tuple[int, int], channels: int = 16) -> mx.array:

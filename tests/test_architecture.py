@@ -16,7 +16,7 @@ FLOORS = (
     ("images", "checks", "backend"),
     ("model",),
     ("flow", "checkpoints"),
-    ("probe",),
+    ("settings", "probe"),
     ("pipeline",),
     ("session",),
     ("plots", "widgets", "cli"),

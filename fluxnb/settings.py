@@ -1,0 +1,141 @@
+"""All that decides a picture, as one record: arguments checked, a model's defaults filled in, changes made.
+
+Knows nothing of networks.
+"""
+
+from __future__ import annotations
+
+import secrets
+import warnings
+from dataclasses import asdict, dataclass, replace
+
+from fluxnb import checks, flow
+from fluxnb.checkpoints.catalog import Entry
+from fluxnb.errors import FluxnbWarning, InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All that decides a picture, every default filled in; made by `FluxPipeline.settings`.
+
+    Args:
+        prompt: What is asked for.
+        negative_text: What CFG leads away from.
+        seed: Of the noise.
+        sigmas: Noise levels, from the first to 0; one more than there are steps.
+        shift: Static shift that they were made with.
+        guidance: Guidance strength, None for a network that takes none.
+        cfg_weight: CFG as in `negative + cfg_weight * (positive - negative)`; 0 switches it off.
+        latent_size: (H, W) in latent cells of 8 pixels.
+    """
+
+    prompt: str
+    negative_text: str
+    seed: int
+    sigmas: tuple[float, ...]
+    shift: float
+    guidance: float | None
+    cfg_weight: float
+    latent_size: tuple[int, int]
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of the whole run."""
+        return len(self.sigmas) - 1
+
+    @property
+    def has_cfg(self) -> bool:
+        """Whether a step takes a second pass; at weight 1 it would be multiplied by 0."""
+        return self.cfg_weight not in (0, 1)
+
+
+def fill_in(
+    entry: Entry,
+    prompt: str,
+    *,
+    seed: int | None = 0,
+    num_steps: int | None = None,
+    shift: float | None = None,
+    guidance: float | None = None,
+    cfg_weight: float | None = None,
+    negative_text: str = "",
+    latent_size: tuple[int, int] | None = None,
+    image: object = None,
+    denoise: float = 1.0,
+) -> Settings:
+    """Checks the arguments of a run; what is None becomes the model's default.
+
+    Args:
+        entry: The model and its defaults.
+        prompt: What is asked for.
+        seed: Of the noise, as torch takes it; None draws one.
+        num_steps: At least 1.
+        shift: Static shift, above 0.
+        guidance: Guidance strength, at least 0.
+        cfg_weight: At least 0; 0 switches CFG off.
+        negative_text: What CFG leads away from.
+        latent_size: (H, W) in latent cells of 8 pixels, even.
+        image: Picture to start from; not there yet.
+        denoise: How much of it to draw anew; not there yet.
+
+    Raises:
+        InputError: if one of them is none that can be drawn with.
+    """
+    if image is not None or denoise != 1:
+        raise InputError(
+            f"a run cannot start from a picture yet, but image is {image!r} and denoise {denoise!r}; "
+            "leave the picture out and denoise at 1"
+        )
+    prompt, negative_text = checks.text("the prompt", prompt), checks.text("negative_text", negative_text)
+    seed = secrets.randbelow(2**32) if seed is None else checks.whole("seed", seed, *flow.SEEDS)
+    size = checks.latent_size(entry.latent_size if latent_size is None else latent_size)
+    shift = default_shift(entry, size) if shift is None else checks.number("shift", shift, above=0)
+    sigmas = flow.schedule(entry.num_steps if num_steps is None else num_steps, shift)
+    weight = entry.cfg_weight if cfg_weight is None else checks.number("cfg_weight", cfg_weight, low=0)
+    if guidance is None:
+        guidance = entry.guidance
+    elif checks.number("guidance", guidance, low=0) and entry.guidance is None:
+        _warn(f"guidance has no effect: {entry.name} takes none; try cfg_weight")
+        guidance = None
+    settings = Settings(prompt, negative_text, seed, sigmas, shift, guidance, weight, size)
+    if negative_text and not settings.has_cfg:
+        _warn(f"negative_text has no effect at cfg_weight {weight:g}; try cfg_weight=3")
+    return settings
+
+
+def branch(entry: Entry, old: Settings, at: int, **changes) -> Settings:
+    """Changes the settings of a run from step `at` on.
+
+    The shared part of the schedule stays. The rest stays too unless `shift` or `num_steps` is new: then it
+    leads from the noise level at step `at` to 0, evenly spaced before the new shift.
+
+    Args:
+        entry: The model and its defaults.
+        old: What the run was started with.
+        at: Steps that are shared, at most all.
+        changes: Arguments of `fill_in`; what is None stays as it was.
+
+    Raises:
+        InputError: if one of them is none that can be drawn with.
+    """
+    same = asdict(old) | {"num_steps": old.num_steps}
+    del same["sigmas"]
+    new = fill_in(entry, **same | {name: value for name, value in changes.items() if value is not None})
+    if (new.num_steps, new.shift) == (old.num_steps, old.shift):
+        return replace(new, sigmas=old.sigmas)
+    left = checks.whole("num_steps", new.num_steps, low=at + 1) - at
+    return replace(new, sigmas=old.sigmas[:at] + flow.schedule(left, new.shift, start=old.sigmas[at]))
+
+
+def default_shift(entry: Entry, latent_size: tuple[int, int]) -> float:
+    """Returns a model's own shift for a size."""
+    if entry.shift is not None:
+        return entry.shift
+    return flow.resolution_shift(
+        latent_size, entry.base_tokens, entry.base_shift, entry.max_tokens, entry.max_shift
+    )
+
+
+def _warn(message: str) -> None:
+    """Gives the warning."""
+    warnings.warn(message, FluxnbWarning, stacklevel=4)  # at the line of who called `fill_in`'s caller
