@@ -23,7 +23,7 @@ from pathlib import Path
 
 from fluxnb.training.scenes import make_scene
 
-LENGTH = 32  # tokens, end token included, of both encoders
+LENGTH = 24  # tokens, end token included, of both encoders
 SCENES = 5000  # captions read; far more than it takes to see every word
 CLIP_SIZE = 600  # ids of the CLIP vocabulary
 
@@ -147,16 +147,17 @@ def lowercase_charsmap() -> bytes:
 
     `transformers` 5 rebuilds a T5 tokenizer from its vocabulary and this map, and drops any other
     normalizer, so lowercasing has to be written as one. The form is the size of a double-array
-    trie in bytes, the trie in 32-bit units (darts-clone: bits 0-7 label, bit 8 has a leaf, bits
-    10-30 offset to XOR), and the zero-ended replacements that its leaves point to.
+    trie in bytes; the trie in 32-bit units (darts-clone: bits 0-7 label, bit 8 has a leaf, bits
+    10-30 offset to XOR; a leaf has bit 31 and the place of its replacement); and the replacements,
+    each ended by a zero.
     """
-    first, leaves = 256, 512  # where the children of the root and their leaves stand
-    units = [0] * (leaves + 26)
+    first, leaves = 256, 512  # where the children of the root stand, and their leaves
+    units = [0] * (leaves + 256)  # a reader may look up any byte behind a leaf, and must find nothing
     units[0] = first << 10
     for i, letter in enumerate(string.ascii_uppercase.encode()):
         node, leaf = first ^ letter, leaves + i
         units[node] = letter | 1 << 8 | (node ^ leaf) << 10
-        units[leaf] = 2 * i  # each replacement is one letter and a zero
+        units[leaf] = 1 << 31 | 2 * i  # each replacement is one letter and a zero
     trie = struct.pack(f"<{len(units)}I", *units)
     replacements = "".join(f"{letter}\0" for letter in string.ascii_lowercase).encode()
     return struct.pack("<I", len(trie)) + trie + replacements
