@@ -46,7 +46,7 @@ DEMO = Entry(
     licence="Apache-2.0",
     num_steps=20,
     latent_size=(16, 16),
-    text_length=32,
+    text_length=24,
     cfg_weight=3.0,
 )
 SCHNELL = Entry(

@@ -1,7 +1,7 @@
 """Text to ids for both text encoders, and which ids make up a word; knows nothing of networks, needs no MLX.
 
 A folder with ordinary Hugging Face tokenizer files goes in. The ids are those of transformers 5, made by the
-`tokenizers` library that it stands on: that is imported in 0.05 s, with the first folder, transformers in 2 s.
+`tokenizers` library that it stands on. That is imported in 0.05 s, with the first folder; all of it takes 2 s.
 """
 
 from __future__ import annotations
