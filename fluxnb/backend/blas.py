@@ -60,10 +60,10 @@ class Mapping:
 
 
 def install() -> Blas:
-    """Gives MLX the first library that works: scipy-openblas32, else the system's or the environment's OpenBLAS.
+    """Gives MLX the first library that works: scipy-openblas32, the system's OpenBLAS, the environment's.
 
-    FLUXNB_BLAS=none keeps MLX's own; any other value of it is the one path tried. Never fails: where no library
-    works, MLX keeps its own, which is right and about 20 times slower.
+    FLUXNB_BLAS=none keeps MLX's own; any other value of it is the one path tried. Never fails: where no
+    library works, MLX keeps its own, which is right and about 20 times slower.
 
     Returns:
         What does the products from now on.

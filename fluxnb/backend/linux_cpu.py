@@ -3,7 +3,7 @@
 That build has no wider SIMD than SSE2: exp and tanh are one library call per element, and sums run one after
 the other in float32. Plain + * / on whole arrays is vectorised by the compiler, and products go to BLAS. So
 exponentials are written here as polynomials, and sums as products with a constant vector, which is also the
-more exact way: over the four million elements of a group in a large picture MLX's own sum loses the third digit.
+more exact way: over the four million elements of a group in a large picture MLX's own sum is off by 0.4 %.
 
 Everything is computed in float32, and the result has the type of the first argument. Nothing is compiled
 (mx.compile): that costs a second per kernel at first use, and needs g++ on the user's machine.
@@ -15,10 +15,10 @@ import mlx.core as mx
 
 LOG2_E = 1 / math.log(2)
 
-# 2^f = 1 + f (c1 + f (c2 + ...)) for |f| <= 1/2, fitted to the least relative error, 9.1e-8; highest power first.
+# 2^f = 1 + f (c1 + f (c2 + ...)) for |f| <= 1/2, with the least relative error, 9.1e-8; highest power first.
 POWERS = (0.0013264724226, 0.0096715132440, 0.0555073375685, 0.2402224207462, 0.6931469775880)
 
-# Adding this to |t| < 2^22 rounds t to an integer and leaves it, plus the bias of an exponent, in the low bits.
+# Adding this to |t| < 2^22 rounds t to an integer and leaves it in the low bits, plus an exponent's bias.
 ROUNDER = 1.5 * 2**23 + 127
 
 # From this many scores on (16 MiB), attention takes one head after the other.

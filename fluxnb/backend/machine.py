@@ -16,12 +16,13 @@ from fluxnb.errors import FluxnbWarning
 
 GIB = 2**30
 WIDE = 1024  # from this hidden width on, products are large enough to share among threads
+CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 FAST_GFLOPS = 15.0  # the reference BLAS gives 3 to 7 of them on one core, any tuned one more than this
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What `setup` made of this machine: the BLAS under MLX and its GFLOP/s, or None and 0 where it is not ours."""
+    """What `setup` made of this machine: the BLAS under MLX and its GFLOP/s; None and 0 on a Mac or a GPU."""
 
     blas: blas.Blas | None
     gflops: float
@@ -38,9 +39,9 @@ def on_linux_cpu() -> bool:
 def setup() -> None:
     """Makes MLX ready for this machine; the first call does the work, later ones return at once.
 
-    On a Linux CPU: a fast BLAS on one thread (see `fit_threads`); no `mx.compile`, which takes a second per kernel
-    and needs g++; a larger cache of freed memory, since with MLX's 32 MiB every large array is paged in anew. On a
-    Mac: a bound on that cache, which has none. With CUDA: nothing. Any thread may call it.
+    On a Linux CPU: a fast BLAS on one thread (see `fit_threads`); no `mx.compile`, which takes a second per
+    kernel and needs g++; a larger cache of freed memory, since with MLX's 32 MiB every large array is paged
+    in anew. On a Mac: a bound on that cache, which has none. With CUDA: nothing. Any thread may call it.
 
     FLUXNB_BLAS=none keeps MLX's own BLAS, FLUXNB_BLAS=/path/to/lib.so names another.
 
@@ -51,10 +52,11 @@ def setup() -> None:
 
 
 def fit_threads(width: int) -> None:
-    """Gives the products of a network of this hidden width one thread below 1024, else all of this process's.
+    """Gives the products of a network of this hidden width one thread below 1024, else all of this process.
 
-    Threads bring little to narrow networks, and where another process keeps a core busy two are up to 20 times
-    slower than one, since OpenBLAS's threads wait by spinning. OPENBLAS_NUM_THREADS counts instead where it is set.
+    Threads bring little to narrow networks, and where another process keeps a core busy two are up to 20
+    times slower than one, since OpenBLAS's threads wait by spinning. Where OPENBLAS_NUM_THREADS is set, that
+    number stays.
     """
     machine = _machine()
     if machine.blas is not None and "OPENBLAS_NUM_THREADS" not in os.environ:
@@ -72,7 +74,7 @@ def describe() -> str:
 
 
 def measure_gflops(size: int = 256, repeats: int = 5) -> float:
-    """Returns the best speed of some float32 products of two square matrices by MLX on the CPU, in GFLOP/s."""
+    """Returns the speed in GFLOP/s of MLX's float32 product on the CPU, the best of some repeats."""
     with mx.stream(mx.cpu):
         square = mx.ones((size, size))
         mx.eval(square @ square)
@@ -116,7 +118,7 @@ def _prepare() -> Machine:
 def memory_bytes() -> int:
     """Returns how much memory this process may use at most: the machine's, or less in a container."""
     sizes = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        if Path(limit).exists() and (text := Path(limit).read_text().strip()).isdigit():
+    for limit in CGROUP_LIMITS:
+        if limit.exists() and (text := limit.read_text().strip()).isdigit():  # "max" where there is none
             sizes.append(int(text))
     return min(sizes)
