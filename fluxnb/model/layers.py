@@ -53,7 +53,7 @@ def linear(x: mx.array, weight: mx.array, bias: mx.array | None = None) -> mx.ar
         (..., out), in the dtype of `x`.
     """
     dtype = x.dtype
-    if mx.default_device() == mx.cpu:
+    if mx.default_device().type == mx.cpu:
         x, weight = x.astype(mx.float32), weight.astype(mx.float32)
     y = x @ weight.T if bias is None else mx.addmm(bias.astype(x.dtype), x, weight.T)
     return y.astype(dtype)
@@ -112,16 +112,8 @@ class RMSNorm(nn.Module):
         return backend.rms_norm(x, self.scale.astype(x.dtype), self._eps)
 
 
-class SiLU(nn.Module):
-    """SiLU where the checkpoint's numbering of layers counts it."""
-
-    def __call__(self, x: mx.array) -> mx.array:
-        """Maps x to x * sigmoid(x)."""
-        return backend.silu(x)
-
-
 class GELU(nn.Module):
-    """GELU in its tanh form where the checkpoint's numbering of layers counts it."""
+    """GELU in its tanh form, a layer of its own since the names of parameters count it."""
 
     def __call__(self, x: mx.array) -> mx.array:
         """Maps x to 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))."""
@@ -189,7 +181,10 @@ def modulate(x: mx.array, shift: mx.array, scale: mx.array) -> mx.array:
 
 
 class Modulation(nn.Module):
-    """Shifts, scales and gates of a block from the vector (adaLN-Zero, arXiv 2212.09748)."""
+    """Shifts, scales and gates of a block from the vector (adaLN-Zero, arXiv 2212.09748).
+
+    The vector has been through SiLU, which begins every modulation and so is computed once for all.
+    """
 
     def __init__(self, width: int, chunks: int):
         super().__init__()
@@ -198,7 +193,7 @@ class Modulation(nn.Module):
 
     def __call__(self, vec: mx.array) -> list[mx.array]:
         """Maps vec (B, D) to `chunks` arrays (B, 1, D): shift, scale, gate, for one or two branches."""
-        return mx.split(self.lin(backend.silu(vec))[:, None], self._chunks, axis=-1)
+        return mx.split(self.lin(vec)[:, None], self._chunks, axis=-1)
 
 
 class QKNorm(nn.Module):

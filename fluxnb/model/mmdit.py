@@ -14,7 +14,6 @@ from fluxnb.model.layers import (
     Attend,
     DoubleBlock,
     Linear,
-    SiLU,
     SingleBlock,
     attention,
     chain,
@@ -40,12 +39,12 @@ class Embedder(nn.Module):
 
 
 class FinalLayer(nn.Module):
-    """The last modulation, and the way back from the width of the stream to that of an image token."""
+    """The last modulation, and the way from the width of the stream back to that of an image token."""
 
     def __init__(self, width: int, outputs: int):
         super().__init__()
         self.linear = Linear(width, outputs)
-        self.adaLN_modulation = [SiLU(), Linear(width, 2 * width)]
+        self.adaLN_modulation = [nn.Identity(), Linear(width, 2 * width)]  # the names count a SiLU
 
     def __call__(self, img: mx.array, vec: mx.array) -> mx.array:
         """Maps img (B, h*w, D), given vec (B, D), to (B, h*w, outputs)."""
@@ -115,7 +114,7 @@ class MMDiT(nn.Module):
         vec = self.time_in(sinusoid(t, TIME_DIM)) + self.vector_in(vec.astype(mx.float32))  # (B, D)
         if guidance is not None:
             vec = vec + self.guidance_in(sinusoid(guidance, TIME_DIM))
-        vec = vec.astype(dtype)
+        vec = backend.silu(vec).astype(dtype)  # as every modulation begins with it
         img, txt = self.img_in(img), self.txt_in(txt.astype(dtype))  # (B, h*w, D), (B, L, D)
         pe = None
         if self.config.axes_dim:
