@@ -141,7 +141,9 @@ def article(word: str) -> str:
     return ("an " if word[0] in "aeiou" else "a ") + word
 
 
-def _box(rng: random.Random, name: str, side: int, x: float, y: float, jitter_x: int, jitter_y: int) -> Sprite:
+def _box(
+    rng: random.Random, name: str, side: int, x: float, y: float, jitter_x: int, jitter_y: int
+) -> Sprite:
     """A sprite near the centre (x, y), as fractions; jitter in cells; kept inside the picture."""
 
     def edge(centre: float, jitter: int) -> int:
@@ -151,7 +153,7 @@ def _box(rng: random.Random, name: str, side: int, x: float, y: float, jitter_x:
     return Sprite(name, edge(x, jitter_x), edge(y, jitter_y), side)
 
 
-def single(rng: random.Random, name: str, color: str) -> tuple[str, dict]:
+def single(rng: random.Random, name: str) -> tuple[str, dict]:
     """One object: caption without ground, and the fields of its `Scene`."""
     size = rng.choice(["small", "", "", "big"])
     side = rng.choice(SIZES[size])
@@ -160,12 +162,17 @@ def single(rng: random.Random, name: str, color: str) -> tuple[str, dict]:
     x = {"left": 0.27, "right": 0.73}.get(place, 0.5)
     y = {"top": 0.27, "bottom": 0.73}.get(place, 0.5)
     jitter_x, jitter_y = (1, 1) if size == "big" or not place else (0, 1) if x != 0.5 else (1, 0)
-    where = {"left": " on the left", "right": " on the right", "top": " at the top", "bottom": " at the bottom"}
+    where = {
+        "left": " on the left",
+        "right": " on the right",
+        "top": " at the top",
+        "bottom": " at the bottom",
+    }
     sprite = _box(rng, name, side, x, y, jitter_x, jitter_y)
-    return noun + where.get(place, ""), dict(sprites=(sprite,), place=place, size=size)
+    return noun + where.get(place, ""), {"sprites": (sprite,), "place": place, "size": size}
 
 
-def pair(rng: random.Random, names: tuple[str, str], color: str) -> tuple[str, dict]:
+def pair(rng: random.Random, names: tuple[str, str]) -> tuple[str, dict]:
     """Two objects: caption without ground, and the fields of their `Scene`."""
     first, second = names
     sides = rng.choice(PAIR_SIZES), rng.choice(PAIR_SIZES)
@@ -180,7 +187,7 @@ def pair(rng: random.Random, names: tuple[str, str], color: str) -> tuple[str, d
     if relation == "and":
         text = rng.choice([f"{a} and {b}", f"{b} and {a}"])
     boxes = tuple(_box(rng, n, s, *spot) for n, s, spot in zip(names, sides, spots, strict=True))
-    return text, dict(sprites=boxes, relation=relation)
+    return text, {"sprites": boxes, "relation": relation}
 
 
 def make_scene(rng: random.Random, pairs: float = 0.35, name: str | None = None) -> Scene:
@@ -194,9 +201,9 @@ def make_scene(rng: random.Random, pairs: float = 0.35, name: str | None = None)
     color = rng.choice(list(COLORS))
     if name is None and rng.random() < pairs:
         first, second = rng.sample(list(OBJECTS), 2)
-        text, fields = pair(rng, (first, second), color)
+        text, fields = pair(rng, (first, second))
     else:
-        text, fields = single(rng, name or rng.choice(list(OBJECTS)), color)
+        text, fields = single(rng, name or rng.choice(list(OBJECTS)))
     says_color = rng.random() < 0.85
     if says_color:
         text += rng.choice(

@@ -1,0 +1,44 @@
+"""Write the demo checkpoint of a training run in the diffusers folder layout.
+
+python -m fluxnb.training.export --out RUN --to fluxnb/demo
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from fluxnb.training.networks import TextToVelocity, build_vae, load_tokenizers, save_folder
+
+
+def export(out: Path, to: Path) -> None:
+    """Write running averages of RUN/vae.pt and RUN/transformer.pt as one checkpoint folder.
+
+    The latents' mean and spread become the VAE's shift and scaling factor, so that every loader
+    of the layout applies them.
+    """
+    state = torch.load(out / "transformer.pt", weights_only=True)
+    mean, spread = state["scale"]
+    vae = build_vae(scaling_factor=1 / spread, shift_factor=mean)
+    vae.load_state_dict(torch.load(out / "vae.pt", weights_only=True)["ema"])
+    clip_tokenizer, t5_tokenizer = load_tokenizers(out)
+    net = TextToVelocity(clip_tokenizer, t5_tokenizer)
+    net.load_state_dict(state["ema"])
+    save_folder(to, vae, net, clip_tokenizer, t5_tokenizer)
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--to", type=Path, required=True)
+    args = parser.parse_args()
+    export(args.out, args.to)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""Muon for matrices and convolutions beside AdamW for the rest, a running average of weights, a log.
+
+torch.optim.Muon takes matrices only; the autoencoder's weights are convolutions, and there Muon
+needs far fewer steps than AdamW, so it is written here for both.
+"""
+
+from __future__ import annotations
+
+import copy
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+
+def orthogonalize(matrix: torch.Tensor, steps: int = 5) -> torch.Tensor:
+    """Nearly the closest orthogonal matrix, by Newton-Schulz iteration.
+
+    The quintic's coefficients are Keller Jordan's (Muon, 2024).
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = (matrix / (matrix.norm() + 1e-7)).bfloat16()
+    tall = x.shape[0] > x.shape[1]
+    x = x.T if tall else x
+    for _ in range(steps):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return (x.T if tall else x).to(matrix.dtype)
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose update is orthogonalised; convolutions count as (out, in * kernel) matrices."""
+
+    def __init__(self, params: list[nn.Parameter], lr: float, momentum: float = 0.95) -> None:
+        """Take parameters of two or four dimensions."""
+        super().__init__(params, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """One update from the gradients in place."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                if "momentum" not in state:
+                    state["momentum"] = torch.zeros_like(p)
+                average = state["momentum"].mul_(group["momentum"]).add_(p.grad)
+                update = (p.grad + group["momentum"] * average).reshape(p.shape[0], -1)  # Nesterov
+                update = orthogonalize(update) * max(1.0, update.shape[0] / update.shape[1]) ** 0.5
+                p.add_(update.view_as(p), alpha=-group["lr"])
+
+
+class Optimizers:
+    """Muon and AdamW as one optimiser with one schedule."""
+
+    def __init__(
+        self, net: nn.Module, is_matrix: Callable[[str, nn.Parameter], bool], muon_lr: float, adam_lr: float
+    ) -> None:
+        """Give Muon the parameters that `is_matrix` names, and AdamW the others."""
+        named = [(n, p) for n, p in net.named_parameters() if p.requires_grad]
+        matrices = [p for n, p in named if is_matrix(n, p)]
+        others = [p for n, p in named if not is_matrix(n, p)]
+        self.parameters = matrices + others
+        self.muon = Muon(matrices, muon_lr)
+        self.adam = torch.optim.AdamW(others, lr=adam_lr, betas=(0.9, 0.98), weight_decay=0.0)
+        self._base = (muon_lr, adam_lr)
+
+    def step(self, loss: torch.Tensor, factor: float) -> None:
+        """Differentiate, clip the gradient's norm to 1, update at `factor` times the base rates."""
+        for optimizer, base in zip((self.muon, self.adam), self._base, strict=True):
+            optimizer.zero_grad()
+            for group in optimizer.param_groups:
+                group["lr"] = base * factor
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.muon.step()
+        self.adam.step()
+
+    def state_dict(self) -> dict:
+        """Both states."""
+        return {"muon": self.muon.state_dict(), "adam": self.adam.state_dict()}
+
+    def load_state_dict(self, state: dict) -> None:
+        """The inverse of `state_dict`."""
+        self.muon.load_state_dict(state["muon"])
+        self.adam.load_state_dict(state["adam"])
+
+
+def ema_copy(net: nn.Module) -> nn.Module:
+    """A copy of a network that will follow it as a running average."""
+    return copy.deepcopy(net).requires_grad_(False)
+
+
+@torch.no_grad()
+def ema_update(average: nn.Module, net: nn.Module, step: int, decay: float = 0.998) -> None:
+    """Move the average towards the network; early steps count more."""
+    weight = max(1 - decay, 1 / (step + 1))
+    for a, b in zip(average.parameters(), net.parameters(), strict=True):
+        a.lerp_(b, weight)
+
+
+def log_row(path: Path, row: dict[str, float]) -> None:
+    """Append a row to a CSV file (with its header when new) and print it."""
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(row))
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+    print("  ".join(f"{k} {v:.4g}" for k, v in row.items()), flush=True)
+
+
+def save_atomically(path: Path, state: dict) -> None:
+    """Write a checkpoint so that a stop in the middle leaves the old one whole."""
+    part = path.with_suffix(".part")
+    torch.save(state, part)
+    part.replace(path)

@@ -1,0 +1,166 @@
+"""Train the MMDiT and both text encoders on encoded scenes: rectified flow with velocity loss.
+
+    python -m fluxnb.training.transformer --out RUN --minutes 60
+
+Sigma is the sigmoid of a normal, one caption in ten is empty (for CFG), matrices of the blocks
+learn by Muon. Latents are normalised by their overall mean and spread, which the checkpoint
+carries as shift and scaling factor. Resumes from RUN/transformer.pt; --minutes counts the whole
+training, over all resumptions, and the learning rate falls towards its end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from fluxnb.training import latents
+from fluxnb.training.networks import TextToVelocity, load_tokenizers, pack
+from fluxnb.training.optim import Optimizers, ema_copy, ema_update, log_row, save_atomically
+
+EMPTY_SHARE = 0.1
+RELOAD = 100  # steps between looks for new shards
+
+
+class Captions:
+    """Token ids of captions for both encoders, each caption tokenised once."""
+
+    def __init__(self, tokenizer_folder: Path) -> None:
+        """Read the tokenizers of a folder."""
+        self.clip_tokenizer, self.t5_tokenizer = load_tokenizers(tokenizer_folder)
+        self.empty = self([""])
+
+    def __call__(self, captions: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids (n, TEXT_LENGTH) for CLIP and for T5, padded as FLUX pads."""
+        return tuple(
+            tokenizer(
+                captions, padding="max_length", max_length=tokenizer.model_max_length, truncation=True,
+                return_tensors="pt",
+            ).input_ids
+            for tokenizer in (self.clip_tokenizer, self.t5_tokenizer)
+        )  # fmt: skip
+
+
+class Data:
+    """Packed, normalised latents with their token ids; grows while shards are being written."""
+
+    def __init__(self, out: Path, captions: Captions, scale: tuple[float, float] | None) -> None:
+        """Load what is there; `scale` is (mean, spread) of a run begun earlier."""
+        self.out, self.captions, self.scale = out, captions, scale
+        self.count = 0
+        self.reload()
+        if not self.count:
+            raise FileNotFoundError(f"no shard in {out / 'latents'}; run fluxnb.training.latents first")
+
+    def reload(self) -> None:
+        """Take in shards written since."""
+        found = latents.load(self.out, self.count)
+        if found is None:
+            return
+        z, texts = found
+        if self.scale is None:
+            self.scale = (z.mean().item(), z.std().item())
+        self.tokens = pack((z - self.scale[0]) / self.scale[1])  # (n, 64, 64)
+        self.clip_ids, self.t5_ids = self.captions(texts)
+        self.count = len(texts)
+
+    def batch(self, size: int, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
+        """Clean tokens (B, 64, 64) and ids, some captions emptied."""
+        rows = torch.randint(self.count, (size,), generator=generator)
+        drop = torch.rand(size, 1, generator=generator) < EMPTY_SHARE
+        clip_empty, t5_empty = self.captions.empty
+        return (
+            self.tokens[rows],
+            torch.where(drop, clip_empty, self.clip_ids[rows]),
+            torch.where(drop, t5_empty, self.t5_ids[rows]),
+        )
+
+
+def learns_by_muon(name: str, p: nn.Parameter) -> bool:
+    """Whether a parameter is a matrix inside an MMDiT block, modulation apart."""
+    return p.ndim == 2 and "transformer_blocks" in name and "norm" not in name
+
+
+def train(
+    out: Path, minutes: float, batch: int, seed: int, muon_lr: float, adam_lr: float, final: float
+) -> None:
+    """Train until the whole run has taken `minutes`."""
+    torch.manual_seed(seed)
+    captions = Captions(out)
+    net = TextToVelocity(captions.clip_tokenizer, captions.t5_tokenizer)
+    average = ema_copy(net)
+    optimizers = Optimizers(net, learns_by_muon, muon_lr, adam_lr)
+    file = out / "transformer.pt"
+    step, spent, scale, samples = 0, 0.0, None, 0
+    if file.exists():
+        state = torch.load(file, weights_only=True)
+        net.load_state_dict(state["net"])
+        average.load_state_dict(state["ema"])
+        optimizers.load_state_dict(state["optimizers"])
+        step, spent, scale, samples = state["step"], state["minutes"], state["scale"], state["samples"]
+    data = Data(out, captions, scale)
+    generator = torch.Generator().manual_seed(seed + step)
+    start = time.monotonic()
+    loss_average = None
+    while (elapsed := spent + (time.monotonic() - start) / 60) < minutes:
+        x0, clip_ids, t5_ids = data.batch(batch, generator)
+        sigma = torch.sigmoid(torch.randn(batch, generator=generator))
+        noise = torch.randn(x0.shape, generator=generator)
+        xt = x0 + sigma[:, None, None] * (noise - x0)
+        with torch.autocast("cpu", torch.bfloat16):
+            v = net(xt, sigma, clip_ids, t5_ids)
+        loss = (v.float() - (noise - x0)).square().mean()
+        factor = min(1.0, (step + 1) / 200) * (1 - (1 - final) * elapsed / minutes)
+        optimizers.step(loss, factor)
+        ema_update(average, net, step)
+        step, samples = step + 1, samples + batch
+        loss_average = loss.item() if loss_average is None else 0.99 * loss_average + 0.01 * loss.item()
+        if step % RELOAD == 0:
+            data.reload()
+            log_row(
+                out / "transformer.csv",
+                {"step": step, "minutes": elapsed, "samples": samples, "loss": loss_average},
+            )
+        if step % 200 == 0:
+            _save(file, net, average, optimizers, step, elapsed, data.scale, samples)
+    _save(file, net, average, optimizers, step, elapsed, data.scale, samples)
+
+
+def _save(
+    file: Path, net: nn.Module, average: nn.Module, optimizers: Optimizers,
+    step: int, minutes: float, scale: tuple[float, float], samples: int,
+) -> None:  # fmt: skip
+    save_atomically(
+        file,
+        {
+            "net": net.state_dict(), "ema": average.state_dict(), "optimizers": optimizers.state_dict(),
+            "step": step, "minutes": minutes, "scale": scale, "samples": samples,
+        },
+    )  # fmt: skip
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--muon-lr", type=float, default=0.02)
+    parser.add_argument("--adam-lr", type=float, default=1.5e-3)
+    parser.add_argument(
+        "--final", type=float, default=0.03, help="share of the learning rate left at the end"
+    )
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    train(args.out, args.minutes, args.batch, args.seed, args.muon_lr, args.adam_lr, args.final)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""Train the autoencoder on scenes: encoder and decoder together, then the decoder alone.
+
+    python -m fluxnb.training.vae --out RUN --steps 2500
+    python -m fluxnb.training.vae --out RUN --steps 10000 --freeze-encoder
+
+The second call may run beside the transformer's training: a frozen encoder means fixed latents.
+Loss: L1 of pixels, L1 of their gradients, 1e-5 KL; crops of 64 px, those with something on them
+preferred. Resumes from RUN/vae.pt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fluxnb.training import scenes
+from fluxnb.training.networks import build_vae
+from fluxnb.training.optim import Optimizers, ema_copy, ema_update, log_row, save_atomically
+
+CROP = 64  # pixels
+BATCH = 8
+KL_WEIGHT = 1e-5
+LATENT_NOISE = 0.03  # share of the latents' spread, added while the encoder is frozen
+
+
+class Crops:
+    """An endless supply of crops from a slowly renewed pool of scenes."""
+
+    def __init__(self, seed: int, size: int = 1500) -> None:
+        """Start an empty pool of at most `size` scenes."""
+        self.rng = random.Random(seed)
+        self.size = size
+        self.pool: list[np.ndarray] = []
+
+    def picture(self) -> np.ndarray:
+        """One scene, uint8 (128, 128, 3), new in one case of seven."""
+        if len(self.pool) < 400 or self.rng.random() < 0.15:
+            picture, _ = scenes.render(scenes.make_scene(self.rng))
+            self.pool = [*self.pool[-self.size :], picture]
+        return self.rng.choice(self.pool)
+
+    def crop(self) -> np.ndarray:
+        """A crop on the grid of latent cells, uint8 (64, 64, 3)."""
+        picture = self.picture()
+        cells = (scenes.SIZE - CROP) // scenes.CELL + 1
+        x, y = (self.rng.randrange(cells) * scenes.CELL for _ in range(2))
+        return picture[y : y + CROP, x : x + CROP]
+
+    def batch(self) -> torch.Tensor:
+        """Crops, float32 (8, 3, 64, 64), -1..1; the busier of two in seven cases of ten."""
+        chosen = []
+        for _ in range(BATCH):
+            one, two = self.crop(), self.crop()
+            chosen.append(max(one, two, key=np.std) if self.rng.random() < 0.7 else one)
+        x = torch.from_numpy(np.stack(chosen)).permute(0, 3, 1, 2).float() / 127.5 - 1
+        return x.contiguous(memory_format=torch.channels_last)
+
+
+def edges(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Differences of neighbouring pixels, across and down."""
+    return x[..., 1:] - x[..., :-1], x[..., 1:, :] - x[..., :-1, :]
+
+
+def psnr(x: torch.Tensor, y: torch.Tensor) -> float:
+    """Peak signal-to-noise ratio of pictures in -1..1, decibels."""
+    return 10 * np.log10(4 / (x - y).square().mean().item())
+
+
+def learns_by_muon(name: str, p: torch.nn.Parameter) -> bool:
+    """Whether a parameter is a matrix or a convolution between features."""
+    return p.ndim == 2 or (p.ndim == 4 and "conv_in" not in name and "conv_out" not in name)
+
+
+def train(
+    out: Path, steps: int, freeze_encoder: bool, seed: int, muon_lr: float = 0.03, adam_lr: float = 1e-3
+) -> None:
+    """Take `steps` more steps from RUN/vae.pt, or from random weights."""
+    torch.manual_seed(seed)
+    file = out / "vae.pt"
+    vae = build_vae()
+    with torch.no_grad():
+        vae.encoder.conv_out.bias[16:] = -5.0  # begin nearly without noise
+    done = 0
+    average = ema_copy(vae)
+    if file.exists():
+        state = torch.load(file, weights_only=True)
+        vae.load_state_dict(state["ema" if freeze_encoder else "net"])
+        average.load_state_dict(state["ema"])
+        done = state["step"]
+    vae.to(memory_format=torch.channels_last)
+    vae.encoder.requires_grad_(not freeze_encoder)
+    optimizers = Optimizers(vae, learns_by_muon, muon_lr, adam_lr)
+    crops = Crops(seed + done)
+    start = time.monotonic()
+    recent: list[float] = []
+    for i in range(steps):
+        factor = min(1.0, (i + 1) / 50) * (1 - (0.95 if freeze_encoder else 0.8) * i / steps)
+        x = crops.batch()
+        posterior = vae.encode(x).latent_dist
+        if freeze_encoder:
+            z = posterior.mode()
+            z = z + LATENT_NOISE * z.std() * torch.randn_like(z) * torch.rand(len(z), 1, 1, 1)
+        else:
+            z = posterior.sample()
+        y = vae.decode(z).sample
+        loss = (y - x).abs().mean() + sum(
+            (a - b).abs().mean() for a, b in zip(edges(x), edges(y), strict=True)
+        )
+        if not freeze_encoder:
+            loss = loss + KL_WEIGHT * posterior.kl().mean() / z[0].numel()
+        optimizers.step(loss, factor)
+        ema_update(average, vae, i, 0.996)
+        recent = [*recent[-99:], psnr(x, y)]
+        if i % 100 == 99 or i == steps - 1:
+            save_atomically(
+                file, {"net": vae.state_dict(), "ema": average.state_dict(), "step": done + i + 1}
+            )
+            log_row(
+                out / f"vae{'-decoder' if freeze_encoder else ''}.csv",
+                {
+                    "step": done + i + 1,
+                    "minutes": (time.monotonic() - start) / 60,
+                    "loss": loss.item(),
+                    "psnr": float(np.mean(recent)),
+                    "latent_std": z.std().item(),
+                },
+            )
+
+
+@torch.no_grad()
+def held_out_psnr(vae: torch.nn.Module, count: int = 64, seed: int = 1_000_003) -> float:
+    """Mean PSNR over whole held-out scenes, decibels."""
+    rng = random.Random(seed)
+    figures = []
+    for _ in range(count):
+        picture, _ = scenes.render(scenes.make_scene(rng))
+        x = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 127.5 - 1
+        y = vae.decode(vae.encode(x).latent_dist.mode()).sample.clamp(-1, 1)
+        figures.append(psnr(x, y))
+    return float(np.mean(figures))
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--freeze-encoder", action="store_true")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    args.out.mkdir(parents=True, exist_ok=True)
+    train(args.out, args.steps, args.freeze_encoder, args.seed)
+
+
+if __name__ == "__main__":
+    main()
