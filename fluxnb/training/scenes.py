@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import random
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -101,7 +101,7 @@ def font_path() -> Path:
     )
 
 
-@lru_cache(maxsize=None)
+@cache
 def sprite_image(name: str, side: int) -> Image.Image:
     """The sprite of an object, RGBA, its longer side `side` pixels, centred in a square box."""
     font = ImageFont.truetype(str(font_path()), SPRITE_POINTS)
