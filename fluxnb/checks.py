@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from fluxnb.errors import InputError
 
 
-def whole(name: str, value: object, low: int | None = None, high: int | None = None) -> int:
-    """Returns `value` as an int in low..high.
+def whole(name: str, value: object, low: int | None = None, high: int | None = None, other: str = "") -> int:
+    """Returns `value` as an int in low..high; `other` tells the message what else there is, "'mean' or ".
 
     Raises:
         InputError: if it is no integer (True and 2.0 are none) or lies outside.
@@ -20,9 +20,9 @@ def whole(name: str, value: object, low: int | None = None, high: int | None = N
     except TypeError:
         number = None
     if number is None or isinstance(value, bool):
-        raise InputError(f"{name} is {value!r}; give an integer{_between(low, high)}")
+        raise InputError(f"{name} is {value!r}; give {other}an integer{_between(low, high)}")
     if (low is not None and number < low) or (high is not None and number > high):
-        raise InputError(f"{name} is {number}; give an integer{_between(low, high)}")
+        raise InputError(f"{name} is {number}; give {other}an integer{_between(low, high)}")
     return number
 
 

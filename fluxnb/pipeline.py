@@ -76,6 +76,7 @@ class FluxPipeline:
         local_ckpt: str | None = None,
     ):
         """Loads the networks."""
+        shift = None if shift is None else checks.number("shift", shift, above=0)
         networks = store.load(
             model_version,
             low_memory_mode=low_memory_mode,
@@ -90,15 +91,13 @@ class FluxPipeline:
     def from_networks(cls, networks: store.Networks, shift: float | None = None) -> FluxPipeline:
         """Makes a pipeline of networks that are there already, all their parameters evaluated."""
         pipeline = cls.__new__(cls)
-        pipeline._take(networks, shift)
+        pipeline._take(networks, None if shift is None else checks.number("shift", shift, above=0))
         return pipeline
 
     def _take(self, networks: store.Networks, shift: float | None) -> None:
         """Keeps the networks, and their defaults with the shift that is wished."""
         self.networks = networks
-        self.entry = networks.entry
-        if shift is not None:
-            self.entry = replace(self.entry, shift=checks.number("shift", shift, above=0))
+        self.entry = networks.entry if shift is None else replace(networks.entry, shift=shift)
 
     def __repr__(self) -> str:
         """Names the model."""

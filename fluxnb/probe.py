@@ -101,7 +101,9 @@ class Listener:
         """Evaluates and returns the mean over the blocks heard: map (h*w,), float32, and mass."""
         weights, mass = (mx.stack(parts).mean(axis=0) for parts in zip(*self.heard, strict=True))
         mx.eval(weights, mass)
-        return np.array(weights), Mass(*mass.tolist())
+        picture = np.array(weights)
+        picture.setflags(write=False)
+        return picture, Mass(*mass.tolist())
 
 
 def word_to_image(q: mx.array, k: mx.array, kinds: np.ndarray) -> tuple[mx.array, mx.array]:
@@ -207,6 +209,15 @@ def find_blocks(blocks: str | int | Iterable[int], double: int, single: int) -> 
             f"blocks {blocks!r} are none: the model has {double} double and {single} single blocks"
         )
     return tuple(numbers)
+
+
+def find_heads(heads: str | int, count: int) -> str | int:
+    """Returns "mean" or the number of one of `count` heads.
+
+    Raises:
+        InputError: if it is neither; the message says which there are.
+    """
+    return "mean" if heads == "mean" else checks.whole("heads", heads, 0, count - 1, other="'mean' or ")
 
 
 def token_kinds(word: tuple[int, ...], end: int, text_length: int, image_tokens: int) -> np.ndarray:

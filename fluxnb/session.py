@@ -358,8 +358,7 @@ class Run:
         text, config = owner.text, self.session.pipeline.networks.mmdit.config
         name, positions = probe.find_word(word, text.words)
         numbers = probe.find_blocks(blocks, config.depth, config.depth_single)
-        if heads != "mean":
-            heads = checks.whole("heads", heads, 0, config.heads - 1)
+        heads = probe.find_heads(heads, config.heads)
         checks.choice("direction", direction, probe.DIRECTIONS)
         h, w = (side // 2 for side in self.latent_size)
         kinds = probe.token_kinds(positions, text.end, text.txt.shape[1], h * w)

@@ -92,11 +92,12 @@ def fill_in(
     shift = default_shift(entry, size) if shift is None else checks.number("shift", shift, above=0)
     sigmas = flow.schedule(entry.num_steps if num_steps is None else num_steps, shift)
     weight = entry.cfg_weight if cfg_weight is None else checks.number("cfg_weight", cfg_weight, low=0)
-    if guidance is None:
+    if guidance is not None:
+        guidance = checks.number("guidance", guidance, low=0)
+        if entry.guidance is None:
+            _warn(f"guidance has no effect: {entry.name} takes none; try cfg_weight")
+    if guidance is None or entry.guidance is None:
         guidance = entry.guidance
-    elif checks.number("guidance", guidance, low=0) and entry.guidance is None:
-        _warn(f"guidance has no effect: {entry.name} takes none; try cfg_weight")
-        guidance = None
     settings = Settings(prompt, negative_text, seed, sigmas, shift, guidance, weight, size)
     if negative_text and not settings.has_cfg:
         _warn(f"negative_text has no effect at cfg_weight {weight:g}; try cfg_weight=3")
