@@ -13,9 +13,11 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from unittest import mock
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from fluxnb.training import latents
 from fluxnb.training.networks import TextToVelocity, load_tokenizers, pack
@@ -79,6 +81,29 @@ class Data:
         )
 
 
+def plain_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    **_: object,
+) -> torch.Tensor:
+    """Attention as two products and a softmax, with the signature of torch's fused one.
+
+    For 88 tokens of width 32 on a CPU, a whole training step takes two thirds of the time: torch's
+    fused kernel is slow backwards there.
+    """
+    weights = (query * (scale or query.shape[-1] ** -0.5)) @ key.transpose(-1, -2)  # (B, H, L, L)
+    if is_causal:
+        weights = weights.masked_fill(torch.ones(weights.shape[-2:], dtype=torch.bool).triu(1), -torch.inf)
+    if attn_mask is not None:
+        weights = weights + attn_mask
+    return weights.softmax(-1).to(value.dtype) @ value
+
+
 def learns_by_muon(name: str, p: nn.Parameter) -> bool:
     """Whether a parameter is a matrix inside an MMDiT block, modulation apart."""
     return p.ndim == 2 and "transformer_blocks" in name and "norm" not in name
@@ -110,7 +135,10 @@ def train(
         sigma = torch.sigmoid(torch.randn(batch, generator=generator))
         noise = torch.randn(x0.shape, generator=generator)
         xt = x0 + sigma[:, None, None] * (noise - x0)
-        with torch.autocast("cpu", torch.bfloat16):
+        with (
+            torch.autocast("cpu", torch.bfloat16),
+            mock.patch.object(functional, "scaled_dot_product_attention", plain_attention),
+        ):
             v = net(xt, sigma, clip_ids, t5_ids)
         loss = (v.float() - (noise - x0)).square().mean()
         factor = min(1.0, (step + 1) / 200) * (1 - (1 - final) * elapsed / minutes)
