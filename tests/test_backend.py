@@ -234,6 +234,17 @@ def test_openblas_num_threads_is_respected():
 
 
 @only_linux_cpu
+def test_a_library_that_was_there_before_keeps_its_threads():
+    somebody_else = """
+import ctypes, importlib.util
+folder = Path(importlib.util.find_spec("scipy_openblas32").origin).parent
+ctypes.CDLL(str(folder / "lib" / "libscipy_openblas.so"))
+"""
+    counts, cores = run(somebody_else + THREADS)
+    assert counts == [cores] * 4
+
+
+@only_linux_cpu
 def test_many_threads_set_up_once(monkeypatch):
     calls = []
 

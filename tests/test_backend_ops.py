@@ -180,3 +180,32 @@ def test_every_op_returns_the_type_of_its_first_argument(ops, dtype):
     results += [ops.rms_norm(x, weight, 1e-6), ops.group_norm(x, 2, weight, weight, 1e-6)]
     results += [ops.attention(x, x, x, scale=0.3), ops.upsample_conv(x, mx.ones((4, 3, 3, 8)), mx.ones((4,)))]
     assert {result.dtype for result in results} == {dtype}
+
+
+def gradients(ops):
+    """The gradients of each op, by all its arrays, of a sum of its squared results."""
+    x, q, k, v = (mx.array(normal(2, 3, 5, 8, seed=seed, scale=2.0)) for seed in range(4))
+    weight, bias, kernel = (mx.array(normal(*shape, seed=9)) for shape in ((8,), (8,), (6, 3, 3, 8)))
+    calls = {
+        "gelu": (ops.gelu, x),
+        "silu": (ops.silu, x),
+        "quick_gelu": (ops.quick_gelu, x),
+        "softmax": (ops.softmax, x),
+        "layer_norm": (ops.layer_norm, x, weight, bias),
+        "rms_norm": (lambda x, w: ops.rms_norm(x, w, 1e-6), x, weight),
+        "group_norm": (lambda x, w, b: ops.group_norm(x, 4, w, b, 1e-6), x, weight, bias),
+        "attention": (lambda q, k, v: ops.attention(q, k, v, 0.3), q, k, v),
+        "upsample_conv": (ops.upsample_conv, x, kernel, bias[:6]),
+    }
+    for name, (op, *arrays) in calls.items():
+        loss = lambda *arrays, op=op: (op(*arrays) ** 2).sum()  # noqa: E731
+        yield name, mx.grad(loss, argnums=list(range(len(arrays))))(*arrays)
+
+
+@pytest.mark.parametrize("scores", [2**20, 3 * 2 * 5], ids=["at once", "in blocks"])
+def test_gradients_are_those_of_the_stock_ops(monkeypatch, scores):
+    monkeypatch.setattr(linux_cpu, "MANY_SCORES", scores)
+    for (name, ours), (_, theirs) in zip(gradients(linux_cpu), gradients(stock), strict=True):
+        for got, expected in zip(ours, theirs, strict=True):
+            error = mx.abs(got - expected).max() / mx.abs(expected).max()
+            assert error.item() <= 1e-4, f"{name}: {error.item():.1e}"

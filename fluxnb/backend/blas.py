@@ -68,6 +68,9 @@ def install() -> Blas:
     Returns:
         What does the products from now on.
     """
+    # So late that importing fluxnb stays quick, and so early that NumPy's own library is known for its own.
+    import numpy  # noqa: F401
+
     troubles = []
     for path in _candidates():
         try:
@@ -111,6 +114,8 @@ def _install(path: str) -> Blas:
     if not slots[PRODUCTS[0]]:
         raise OSError(f"{mlx.path} calls no {PRODUCTS[0]}")
     library = ctypes.CDLL(path, mode=os.RTLD_NOW | os.RTLD_LOCAL)
+    # A library that was here before belongs to somebody else (to NumPy under conda), and so do its threads.
+    ours = {m.path for m in _mappings()} != {m.path for m in mappings}
     prefix = next((p for p in PREFIXES if hasattr(library, p + PRODUCTS[0])), "")
     found = {name: ctypes.cast(getattr(library, prefix + name), ctypes.c_void_p).value for name in PRODUCTS}
     old = []
@@ -123,8 +128,6 @@ def _install(path: str) -> Blas:
         for address, value in old:
             _exchange(address, value, mlx.path)
         raise
-    # A library that was here before belongs to somebody else (to NumPy under conda), and so do its threads.
-    ours = {m.path for m in _mappings()} != {m.path for m in mappings}
     return Blas(path, _name(library, prefix, path), "", prefix, _threads(library, prefix) if ours else 0)
 
 
@@ -211,7 +214,7 @@ def _protect(page: int, protection: int) -> None:
 
 def _check_products() -> None:
     """Compares MLX's products with numpy's: all types, batches, transposed operands, sums onto an array."""
-    import numpy as np  # here, so that importing fluxnb stays quick
+    import numpy as np
 
     random = np.random.default_rng(0)
     kinds = ((mx.float32, "f4", 1e-5), (mx.float64, "f8", 1e-12), (mx.complex64, "c8", 1e-5))

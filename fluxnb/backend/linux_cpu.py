@@ -26,9 +26,13 @@ MANY_SCORES = 2**20
 
 
 def _exp2(t: mx.array) -> mx.array:
-    """Returns 2^t for t <= 127 with a relative error of 2e-7, and exactly 0 for t <= -127 and for -inf."""
+    """Returns 2^t for t <= 127 with a relative error of 2e-7, and exactly 0 for t <= -127 and for -inf.
+
+    The power of the nearest integer goes into the bits of the exponent. Gradients take that integer for a
+    constant, as it is, and pass through the power of the rest.
+    """
     t = mx.maximum(t, -127.0)
-    rounded = t + ROUNDER
+    rounded = mx.stop_gradient(t + ROUNDER)
     f = t - (rounded - ROUNDER)  # -0.5..0.5
     series = f * POWERS[0] + POWERS[1]
     for power in POWERS[2:]:
@@ -64,7 +68,7 @@ def quick_gelu(x: mx.array) -> mx.array:
 def softmax(x: mx.array) -> mx.array:
     """Returns the softmax over the last axis; a score of -inf gets weight 0."""
     wide = x.astype(mx.float32)
-    weights = _exp2((wide - mx.max(wide, axis=-1, keepdims=True)) * LOG2_E)
+    weights = _exp2((wide - _highest(wide)) * LOG2_E)
     return (weights / _last_axis(weights, 1.0)).astype(x.dtype)
 
 
@@ -135,8 +139,13 @@ def _attend(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: mx.array 
     scores = (q * (scale * LOG2_E)) @ k.swapaxes(-1, -2)  # (B, H, L, M)
     if mask is not None:
         scores = scores + mask
-    weights = _exp2(scores - mx.max(scores, axis=-1, keepdims=True))
+    weights = _exp2(scores - _highest(scores))
     return (weights @ v) / _last_axis(weights, 1.0)
+
+
+def _highest(scores: mx.array) -> mx.array:
+    """Returns the largest of the last axis; for gradients a constant, as a softmax does not depend on it."""
+    return mx.stop_gradient(mx.max(scores, axis=-1, keepdims=True))
 
 
 def _last_axis(x: mx.array, factor: float) -> mx.array:
