@@ -1,0 +1,66 @@
+"""One self-contained HTML page from a film: the widget's own script and style, no kernel, no network.
+
+The page runs flux.js as a notebook does, with a stand-in for the kernel (page.html) that knows this one
+film. Its content policy forbids every request.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from fluxnb.widgets.film import Film, Message
+
+HERE = Path(__file__).parent
+
+
+def write_page(path: Path, settings: dict, status: dict, film: Film) -> Path:
+    """Writes a film as a page.
+
+    Args:
+        path: Where to write; an existing file is replaced.
+        settings: The widget's settings as the browser knows them.
+        status: How the run went, likewise.
+        film: Pictures and maps; what is not there yet will be missing.
+
+    Returns:
+        The path.
+    """
+    run = {name: value for name, value in film.opening().content.items() if name in settings}
+    state = {"_settings": {**settings, **run}, "_status": {**status, "state": "saved", "error": ""}}
+    path.write_text(page(state, film.messages(), title=film.facts.prompt), encoding="utf-8")
+    return path
+
+
+def page(state: dict, messages: Iterable[Message], title: str) -> str:
+    """Returns the page.
+
+    Args:
+        state: The widget's traits by name.
+        messages: What the stand-in answers to `hello`, in this order.
+        title: Of the page.
+    """
+    film = {
+        "esm": (HERE / "flux.js").read_text(encoding="utf-8"),
+        "state": state,
+        "messages": [
+            {"content": one.content, "buffers": [base64.b64encode(data).decode() for data in one.buffers]}
+            for one in messages
+        ],
+    }
+    # Within <script> only "<" can end or nest the element; in JSON it occurs in strings alone.
+    parts = {
+        "title": html.escape(title),
+        "css": (HERE / "flux.css").read_text(encoding="utf-8"),
+        "film": json.dumps(film, allow_nan=False).replace("<", "\\u003c"),
+    }
+    template = (HERE / "page.html").read_text(encoding="utf-8")
+    first, *rest = template.split("{{")
+    filled = [first]
+    for piece in rest:  # each begins with a name; what is filled in is never looked at again
+        name, after = piece.split("}}", 1)
+        filled += [parts[name], after]
+    return "".join(filled)
