@@ -97,8 +97,7 @@ def plan(table: Table, targets: Iterable[str], names: Collection[str], origin: s
     names = set(names)
     parts, missing, used = [], [], set()
     for target in targets:
-        rule, fit = next((rule, fit) for rule in table if (fit := _expression(rule.target).fullmatch(target)))
-        stars = fit.groups()
+        rule, stars = _rule(table, target)
         sources = tuple(_fill(source, stars) for source in rule.sources)
         also = tuple(_fill(source, stars) for source in rule.also)
         if also and not names.issuperset(sources) and names.issuperset(also):
@@ -109,11 +108,11 @@ def plan(table: Table, targets: Iterable[str], names: Collection[str], origin: s
         parts.append(Part(target, sources, copies, rule.transform))
     surplus = sorted(names - used)
     if missing or surplus:
-        found = [f"{len(missing)} missing ({listed(missing)})"] if missing else []
-        found += [f"{len(surplus)} that the network has no place for ({listed(surplus)})"] if surplus else []
+        faults = [f"{len(missing)} missing ({listed(missing)})"] if missing else []
+        faults += [f"{len(surplus)} without a place in the network ({listed(surplus)})"] if surplus else []
         raise CheckpointError(
-            f"{origin}: of {len(names)} tensors, {' and '.join(found)}; the weights are of another "
-            "kind than config.json, or were saved by halves; download them again, or save them with diffusers"
+            f"{origin}: among {len(names)} tensors, {' and '.join(faults)}; the weights do not belong to "
+            "this config.json, or were saved by halves: download both again, or save them with diffusers"
         )
     return tuple(parts)
 
@@ -130,6 +129,14 @@ def listed(names: Collection[str]) -> str:
     """Lists the first names, and says how many more there are."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(list(names)[:SHOWN]) + more
+
+
+def _rule(table: Table, target: str) -> tuple[Rule, tuple[str, ...]]:
+    """Finds the rule of a parameter, and what the stars of its target stand for."""
+    for rule in table:
+        if fit := _expression(rule.target).fullmatch(target):
+            return rule, fit.groups()
+    raise LookupError(f"the table has no rule for {target}")  # our mistake
 
 
 @cache
@@ -223,8 +230,7 @@ def diffusers_vae(config: VAEConfig) -> Table:
         rules += [
             Rule(f"{ours}.block.*.nin_shortcut.*", (f"{theirs}.resnets.*.conv_shortcut.*",), channels_last),
             Rule(f"{ours}.block.**", (f"{theirs}.resnets.**",), channels_last),
-            Rule(f"{ours}.downsample.**", (f"{theirs}.downsamplers.0.**",), channels_last),
-            Rule(f"{ours}.upsample.**", (f"{theirs}.upsamplers.0.**",), channels_last),
+            Rule(f"{ours}.*sample.**", (f"{theirs}.*samplers.0.**",), channels_last),
         ]
     for side in ("encoder", "decoder"):
         ours, theirs = f"{side}.mid", f"{side}.mid_block"

@@ -221,3 +221,8 @@ def _check_fit(networks: Networks, folder: Path) -> None:
                 f"{folder}: {what} is {found}, but the text encoder has room for {most}; "
                 "take the tokenizer that belongs to it"
             )
+    if clip.eos_token not in (None, clip_words.end_id):
+        raise CheckpointError(
+            f"{folder}: eos_token_id of text_encoder is {clip.eos_token}, but tokenizer ends a prompt with "
+            f"{clip_words.end_id}; take the tokenizer that belongs to it"
+        )
