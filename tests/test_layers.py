@@ -1,0 +1,74 @@
+import mlx.core as mx
+import numpy as np
+import pytest
+from references import normal
+
+from fluxnb.model.layers import Linear, linear, random_weights, rope, rotate, sinusoid
+
+
+@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
+def test_linear_with_16_bit_weights_equals_linear_with_the_same_weights_in_float32(dtype):
+    x, weight, bias = (
+        mx.array(normal(name, shape)) for name, shape in (("x", (3, 8)), ("w", (5, 8)), ("b", (5,)))
+    )
+    weight, bias = weight.astype(dtype), bias.astype(dtype)
+    wide = linear(x, weight.astype(mx.float32), bias.astype(mx.float32))
+    assert mx.array_equal(linear(x, weight, bias), wide)
+    assert mx.array_equal(linear(x, weight), x @ weight.astype(mx.float32).T)
+
+
+@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
+def test_linear_answers_in_the_dtype_of_its_input(dtype):
+    layer = random_weights(Linear(8, 5), seed=0)
+    x = mx.array(normal("x", (3, 8)))
+    assert layer(x).dtype == mx.float32
+    narrow = layer(x.astype(dtype))
+    assert narrow.dtype == dtype
+    assert np.allclose(narrow.astype(mx.float32), layer(x), atol=0.05)
+
+
+def test_sinusoid_is_the_cosine_and_sine_of_a_thousand_times_sigma():
+    sigma = np.array([0.0, 0.25, 1.0], np.float32)
+    angle = 1000 * sigma[:, None] * 10000.0 ** (-np.arange(128) / 128)
+    expected = np.concatenate([np.cos(angle), np.sin(angle)], axis=1)
+    assert np.allclose(sinusoid(mx.array(sigma), 256), expected, atol=5e-4)  # float32: 1000 rad * 5e-7
+
+
+def test_sinusoid_is_float32_for_a_16_bit_time():
+    exact = sinusoid(mx.array([0.75]), 256)  # 0.75 is exact in bf16, 750 is not
+    narrow = sinusoid(mx.array([0.75], dtype=mx.bfloat16), 256)
+    assert narrow.dtype == mx.float32
+    assert mx.array_equal(narrow, exact)
+
+
+def test_rope_leaves_position_zero_alone():
+    x = mx.array(normal("x", (1, 2, 1, 16)))
+    assert mx.array_equal(rotate(x, rope(mx.zeros((1, 3)), (4, 6, 6), 10000.0)), x)
+
+
+def test_rope_turns_neighbouring_pairs_by_position_times_frequency():
+    pe = rope(mx.array([[0, 3, 0]]), (4, 6, 6), 100.0)
+    x = mx.zeros((1, 1, 1, 16)).at[..., 6].add(1.0)  # the second pair of the second axis
+    turned = np.array(rotate(x, pe)).ravel()
+    angle = 3 * 100.0 ** (-2 / 6)
+    expected = np.zeros(16)
+    expected[6:8] = np.cos(angle), np.sin(angle)
+    assert np.allclose(turned, expected, atol=1e-6)
+
+
+def test_rope_makes_scores_hang_on_differences_of_positions_only():
+    q, k = mx.array(normal("q", (1, 1, 1, 16))), mx.array(normal("k", (1, 1, 1, 16)))
+
+    def score(query, key):
+        turn = [rope(mx.array([place]), (4, 6, 6), 10000.0) for place in (query, key)]
+        return float((rotate(q, turn[0]) * rotate(k, turn[1])).sum())
+
+    assert score([0, 5, 2], [0, 3, 7]) == pytest.approx(score([1, 15, 22], [1, 13, 27]), abs=1e-4)
+    assert score([0, 5, 2], [0, 3, 7]) != pytest.approx(score([0, 5, 2], [0, 3, 8]), abs=1e-2)
+
+
+def test_random_weights_hang_on_the_seed_only_and_leave_no_zeros():
+    one, same, other = (random_weights(Linear(8, 5), seed) for seed in (1, 1, 2))
+    assert mx.array_equal(one.weight, same.weight) and mx.array_equal(one.bias, same.bias)
+    assert not mx.array_equal(one.weight, other.weight)
+    assert bool(mx.all(one.weight != 0)) and bool(mx.all(one.bias != 0))
