@@ -14,6 +14,7 @@ import nbformat
 from nbclient import NotebookClient
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+DROPPED = ("application/vnd.jupyter.widget-view+json", "image/jpeg")  # a PIL image comes as PNG and JPEG
 
 
 def execute(path: Path) -> float:
@@ -24,7 +25,8 @@ def execute(path: Path) -> float:
     """
     notebook = nbformat.read(path, as_version=4)
     start = time.perf_counter()
-    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(path.parent)}}).execute()
+    folder = {"metadata": {"path": str(path.parent)}}
+    NotebookClient(notebook, timeout=300, coalesce_streams=True, resources=folder).execute()
     seconds = time.perf_counter() - start
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -35,7 +37,8 @@ def execute(path: Path) -> float:
         cell.metadata.pop("execution", None)
         for output in cell.get("outputs", []):
             if output.output_type in ("display_data", "execute_result"):
-                output.data.pop("application/vnd.jupyter.widget-view+json", None)
+                for mime in DROPPED:
+                    output.data.pop(mime, None)
     nbformat.write(notebook, path)
     return seconds
 
