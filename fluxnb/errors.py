@@ -8,6 +8,8 @@
 
     FluxnbWarning (UserWarning)    something was done, but not all that was asked
     └── PromptWarning              a prompt was cut, is empty, or has words the model never saw
+
+Each says in one sentence what came, what was expected and what to do.
 """
 
 
