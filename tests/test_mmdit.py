@@ -110,6 +110,12 @@ def test_network_without_single_blocks_runs_its_double_blocks():
     assert layers == [0, 1] and velocity.shape == (2, IMAGE, 8)
 
 
+def test_mlps_are_as_wide_as_their_ratio_says():
+    shapes = parameters(make(mlp_ratio=1.5)[0])  # the streams are 32 wide
+    assert shapes["double_blocks.0.txt_mlp.2.weight"] == (32, 48)
+    assert shapes["single_blocks.0.linear1.weight"] == (3 * 32 + 48, 32)
+
+
 def test_a_batch_is_its_rows():
     model, given = make()
     both = np.array(model(**given))

@@ -57,6 +57,14 @@ def test_16_bit_weights_give_what_the_same_weights_give_in_float32():
     assert distance(narrow, np.array(vae.decode(z))) < 1e-6
 
 
+def test_pictures_are_in_the_dtype_of_the_latents():
+    vae = random_weights(VAE(CONFIG), seed=0)
+    z = mx.array(normal("z", (1, 4, 4, 16)))
+    picture = vae.decode(z.astype(mx.bfloat16))
+    assert picture.dtype == vae.encode(picture).dtype == mx.bfloat16
+    assert distance(np.array(picture.astype(mx.float32)), np.array(vae.decode(z))) < 0.1
+
+
 def test_groups_that_do_not_divide_the_channels_are_refused():
     with pytest.raises(InputError, match="multiples of groups 3"):
         VAEConfig(channels=(4, 8), groups=3)

@@ -40,9 +40,9 @@ def attention(q: mx.array, k: mx.array, v: mx.array, layer: int) -> mx.array:
 def linear(x: mx.array, weight: mx.array, bias: mx.array | None = None) -> mx.array:
     """Computes x @ weight^T + bias; the one way by which all the networks multiply by weights.
 
-    On a CPU the product is in float32 whatever the dtypes, the weight cast for this one product, since MLX
-    multiplies 16-bit matrices there many times slower than it casts them. Elsewhere the product is in the
-    dtype of `x`, or in the weight's if that is wider.
+    On a CPU the product is in float32 whatever the dtypes, the weight cast for this one product: in 16 bits
+    MLX takes nine times as long there (64 x 1024 by 1024 x 1024). Elsewhere the product is in the dtype of
+    `x`, or in the weight's if that is wider.
 
     Args:
         x: (..., in)
