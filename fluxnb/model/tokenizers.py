@@ -84,7 +84,12 @@ class ClipTokenizer:
         added = config.get("added_tokens_decoder", {}).values()
         normalized = {token["content"] for token in added if token.get("normalized")}
         special = {token: token in normalized for token in (start, end, pad)}
-        self._tokenizer = _byte_pairs(vocab, merges, unknown, special)
+        try:
+            self._tokenizer = _byte_pairs(vocab, merges, unknown, special)
+        except Exception as error:  # the library raises nothing narrower
+            raise CheckpointError(
+                f"{folder} holds no byte-pair vocabulary as CLIP has it ({error}); download it again"
+            ) from error
         self.size = max(vocab.values()) + 1
 
     def encode(self, text: str) -> tuple[tuple[int, ...], str | None]:
@@ -126,7 +131,8 @@ class T5Tokenizer:
         config = _config(folder)
         self._tokenizer = _unigram(folder)
         self.size = self._tokenizer.get_vocab_size()
-        self.length = min(_length(config, folder), longest or _length(config, folder))
+        length = _length(config, folder)
+        self.length = length if longest is None else min(length, longest)
         self.end_id = _id(self._tokenizer, _token(config, "eos_token", "</s>"), folder)
         self.pad_id = _id(self._tokenizer, _token(config, "pad_token", "<pad>"), folder)
 
@@ -192,10 +198,10 @@ def _encode(tokenizer: Tokenizer, text: str) -> Encoding:
 
 
 def _cut(encoding: Encoding, text: str, room: int) -> tuple[list[int], str | None]:
-    """Gives the first `room` ids, and the part of the text that the rest stood for or None."""
+    """Gives the first `room` ids, and the text that the others stood for, None if it is but space."""
     if len(encoding.ids) <= room:
         return encoding.ids, None
-    return encoding.ids[:room], text[encoding.offsets[room][0] :].strip()
+    return encoding.ids[:room], text[encoding.offsets[room][0] :].strip() or None
 
 
 def _byte_pairs(
@@ -238,7 +244,7 @@ def _vocabulary(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
         return dict(vocab), [_pair(merge) for merge in merges]
     except (TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{folder} holds no byte-pair vocabulary as CLIP has it; download the folder again"
+            f"{folder} holds no byte-pair vocabulary as CLIP has it ({error}); download it again"
         ) from error
 
 
@@ -284,8 +290,8 @@ def _length(config: dict, folder: Path) -> int:
     length = config.get("model_max_length")
     if not isinstance(length, (int, float)) or not 3 <= length <= 1 << 20:
         raise CheckpointError(
-            f"model_max_length in {folder / 'tokenizer_config.json'} is {length!r}; expected a number of "
-            "tokens such as 77 for CLIP, 512 for T5"
+            f"model_max_length in {folder / 'tokenizer_config.json'} is {length!r}, expected a number of "
+            "tokens such as 77 for CLIP or 512 for T5; download it again"
         )
     return int(length)
 
