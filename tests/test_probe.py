@@ -100,6 +100,17 @@ def test_chunks_of_queries_change_nothing(run, monkeypatch):
     assert np.abs(whole.weights - pieces.weights).max() < 1e-6
 
 
+@pytest.mark.parametrize(("read", "limit"), [(probe.word_to_image, 2), (probe.image_to_word, 50)])
+def test_memory_holds_the_rows_asked_for_and_not_all(read, limit):
+    """At the tokens of 1024 pixels all rows of 2 heads would be 170 MB a copy."""
+    q, k = (mx.random.normal((1, 2, 4608, 16), key=mx.random.key(seed)) for seed in (0, 1))
+    mx.eval(q, k)
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    mx.eval(read(q, k, probe.token_kinds((3, 4), 10, 512, 4096)))
+    assert (mx.get_peak_memory() - before) / 1e6 < limit  # MB
+
+
 def test_a_map_says_what_it_is_of(run):
     heard = run.attention(-1, " SUNFLOWER ", blocks=[3, 0, 3], heads=1)
     told = (heard.word, heard.step, heard.blocks, heard.heads, heard.direction)

@@ -1,8 +1,8 @@
 """Runs: advance, replay, fork, interrupt, and the answers to bad input; on the toy networks of stubs.py."""
 
 import signal
-import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import mlx.core as mx
 import numpy as np
@@ -367,22 +367,26 @@ def test_an_interrupt_at_any_moment_leaves_whole_steps(session):
 def test_a_run_may_move_between_threads(session, run):
     moved = session.start(PROMPT, seed=5)
     moved.advance()
-    heard, failures = [], []
-
-    def elsewhere():
-        try:
-            moved.finish()
-            heard.append((moved.image().tobytes(), moved.attention(2, "cat").weights))
-        except BaseException as error:
-            failures.append(error)
-
-    thread = threading.Thread(target=elsewhere)
-    thread.start()
-    thread.join()
-    assert not failures
+    with ThreadPoolExecutor(1) as other:
+        other.submit(moved.finish).result()
+        picture = other.submit(moved.image).result()
+        heard = other.submit(moved.attention, 2, "cat").result()
     assert same_bits(moved.latents, run.latents)
-    assert heard[0][0] == run.image().tobytes()
-    assert np.array_equal(heard[0][1], run.attention(2, "cat").weights)
+    assert picture.tobytes() == run.image().tobytes()
+    assert np.array_equal(heard.weights, run.attention(2, "cat").weights)
+
+
+def test_every_array_leaves_evaluated():
+    """An array that is not cannot be read in another thread: MLX's streams are of their threads."""
+    session = stubs.session()
+    run = session.start(PROMPT, seed=5, cfg_weight=2.0)
+    step = run.advance()
+    text = session.encode_text("fog")
+    arrays = [run.latents, step.latents, step.velocity, text.txt, text.vec]
+    arrays += [run.replay(0), run.fork(1, seed=6).latents, run.fork(0, seed=6).latents]
+    with ThreadPoolExecutor(1) as other:
+        read = list(other.map(np.array, arrays))
+    assert [array.dtype for array in read] == [np.float32] * len(arrays)
 
 
 def test_settings_and_runs_cannot_be_changed(run):
