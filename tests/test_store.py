@@ -9,8 +9,9 @@ import tiny_checkpoint as tiny
 from mlx.utils import tree_flatten
 from references import TOLERANCE, distance, outputs, stored
 
-from fluxnb.checkpoints import store
+from fluxnb.checkpoints import catalog, store
 from fluxnb.errors import CheckpointError, InputError, UnknownModelError
+from fluxnb.model.config import MMDiTConfig, dev, schnell
 
 NETWORK = {"transformer": "mmdit", "vae": "vae", "text_encoder": "clip", "text_encoder_2": "t5"}
 
@@ -344,8 +345,6 @@ def test_settings_that_our_networks_lack_are_refused(folder, file, settings, wor
 
 
 def test_components_of_different_models_are_refused(folder):
-    arrays = tiny.tensors("transformer") | {"context_embedder.weight": mx.zeros((192, 64))}
-    tiny.save(weights_of(folder, "transformer"), arrays)
     tiny.change(folder / "transformer" / "config.json", joint_attention_dim=64)
     refused(folder, "joint_attention_dim of transformer is 64, but the other components need 128")
 
@@ -372,6 +371,17 @@ def test_a_name_that_nobody_knows_is_refused():
 def test_a_model_that_is_not_here_says_how_to_get_it():
     with pytest.raises(InputError, match=r"hf download black-forest-labs/FLUX.1-dev.*local_ckpt="):
         store.load("black-forest-labs/FLUX.1-dev")
+
+
+def test_what_is_no_path_is_refused():
+    with pytest.raises(InputError, match="local_ckpt is 3; give the path of a folder"):
+        store.load(local_ckpt=3)
+
+
+def test_a_folder_of_flux_is_known_by_its_sizes():
+    assert store.known(schnell(), catalog.DEMO) is catalog.SCHNELL
+    assert store.known(dev(), catalog.DEMO) is catalog.DEV
+    assert store.known(MMDiTConfig(depth=1), catalog.DEMO) is catalog.DEMO
 
 
 @pytest.mark.parametrize("option", [{"quantize": 4}, {"a16": True}, {"low_memory_mode": True}])

@@ -18,7 +18,7 @@ from fluxnb.checkpoints.catalog import Entry
 from fluxnb.checkpoints.files import Tensors, read_tensors
 from fluxnb.errors import CheckpointError, InputError
 from fluxnb.model.clip import CLIPText
-from fluxnb.model.config import dev, schnell
+from fluxnb.model.config import CLIPConfig, MMDiTConfig, T5Config, VAEConfig, dev, schnell
 from fluxnb.model.mmdit import MMDiT
 from fluxnb.model.t5 import T5Encoder
 from fluxnb.model.tokenizers import ClipTokenizer, T5Tokenizer
@@ -73,7 +73,7 @@ def load(
 
     Args:
         model_version: a name of the catalog; with `local_ckpt` it only gives the defaults of a model that is
-            neither FLUX.1-schnell nor FLUX.1-dev by its sizes.
+            not `known` by its sizes.
         local_ckpt: folder to take everything from.
         low_memory_mode: not there yet.
         a16: not there yet.
@@ -94,12 +94,17 @@ def load(
             f"{entry.name} is not on this machine as far as fluxnb knows; download it, for example with "
             f"`hf download {entry.name} --local-dir FOLDER`, and pass local_ckpt=FOLDER"
         )
+    if not isinstance(local_ckpt, (str, os.PathLike, type(None))):
+        raise InputError(f"local_ckpt is {local_ckpt!r}; give the path of a folder")
     folder = DEMO_FOLDER if local_ckpt is None else Path(local_ckpt).expanduser()
     _check_folder(folder)
     backend.setup()
-    networks = _read(folder, entry, is_local=local_ckpt is not None, w16=w16)
-    _check_fit(networks, folder)
-    return networks
+    return _read(folder, entry, is_local=local_ckpt is not None, w16=w16)
+
+
+def known(config: MMDiTConfig, entry: Entry) -> Entry:
+    """Tells FLUX.1-schnell and FLUX.1-dev by their sizes; any other model gets the defaults of `entry`."""
+    return {schnell(): catalog.SCHNELL, dev(): catalog.DEV}.get(config, entry)
 
 
 def _read(folder: Path, entry: Entry, is_local: bool, w16: bool) -> Networks:
@@ -111,9 +116,9 @@ def _read(folder: Path, entry: Entry, is_local: bool, w16: bool) -> Networks:
     longest = T5_LENGTH_GUIDED if mmdit.guidance else T5_LENGTH
     clip_tokenizer = ClipTokenizer(folder / "tokenizer")
     t5_tokenizer = T5Tokenizer(folder / "tokenizer_2", longest)
+    _check_fit(folder, mmdit, vae, clip, t5, clip_tokenizer, t5_tokenizer)
     if is_local:
-        known = {schnell(): catalog.SCHNELL, dev(): catalog.DEV}
-        entry = replace(known.get(mmdit, entry), name=str(folder), licence="unknown")
+        entry = replace(known(mmdit, entry), name=str(folder), licence="unknown")
     entry = configs.schedule(configs.read(folder / "scheduler" / "scheduler_config.json"), entry)
     guidance = (entry.guidance or catalog.DEV.guidance) if mmdit.guidance else None
     entry = replace(entry, text_length=t5_tokenizer.length, guidance=guidance)
@@ -194,11 +199,16 @@ def _check_folder(folder: Path) -> None:
         )
 
 
-def _check_fit(networks: Networks, folder: Path) -> None:
-    """Refuses components that do not go together."""
-    mmdit, vae = networks.mmdit.config, networks.vae.config
-    clip, t5 = networks.clip.config, networks.t5.config
-    clip_words, t5_words = networks.clip_tokenizer, networks.t5_tokenizer
+def _check_fit(
+    folder: Path,
+    mmdit: MMDiTConfig,
+    vae: VAEConfig,
+    clip: CLIPConfig,
+    t5: T5Config,
+    clip_words: ClipTokenizer,
+    t5_words: T5Tokenizer,
+) -> None:
+    """Refuses components that do not go together, before their weights are read."""
     token = 4 * vae.latent_channels  # an image token is 2 x 2 cells
     for what, found, expected in (
         ("in_channels of transformer", mmdit.in_channels, token),

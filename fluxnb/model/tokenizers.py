@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -163,15 +164,16 @@ class T5Tokenizer:
             InputError: half of a surrogate pair, which is no character.
         """
         spans = [match.span() for match in WORD.finditer(text)]
+        lefts, rights = [left for left, _ in spans], [right for _, right in spans]
         encoding = _encode(self._tokenizer, text)
         groups: list[tuple[int, int, list[int]]] = []  # first span, last span, tokens
         waiting: list[int] = []  # tokens of nothing but a space: they open the next word
         for position, (token, (start, end)) in enumerate(zip(encoding.tokens, encoding.offsets, strict=True)):
-            touched = [i for i, (left, right) in enumerate(spans) if left < end and start < right]
-            if token == SPACE or not touched:
+            first, last = bisect_right(rights, start), bisect_left(lefts, end) - 1  # spans that it overlaps
+            if token == SPACE or first > last:
                 waiting.append(position)
                 continue
-            first, last, tokens = touched[0], touched[-1], [*waiting, position]
+            tokens = [*waiting, position]
             if groups and first <= groups[-1][1]:  # the word before has a token more
                 first, _, before = groups.pop()
                 tokens = before + tokens
