@@ -200,7 +200,7 @@ const view = (model, el, film) => {
   const heat = make("canvas", { hidden: true });
   const empty = make("span", { className: "fluxnb-empty" });
   const slider = make("input", { type: "range", min: "0", step: "1", className: "fluxnb-step", "aria-label": "step" });
-  const where = make("output", { className: "fluxnb-where" });
+  const where = make("span", { className: "fluxnb-where" });
   const kinds = choices("picture", "fluxnb-kinds", (i) => setKind(["clean", "noisy"][i]));
   const smooth = make("input", { type: "checkbox", id: `${id}-smooth`, checked: true });
   const picture = make("div", { className: "fluxnb-picture" },
@@ -219,7 +219,7 @@ const view = (model, el, film) => {
   const drop = make("line", { class: "fluxnb-drop" });
   const marker = make("g", { class: "fluxnb-marker", tabindex: "0", role: "slider", "aria-label": "step on the sigma curve", "aria-valuemin": "0" },
     make("circle", { r: 14, class: "fluxnb-grip" }), make("circle", { r: 6 }));
-  const curve = make("svg", { class: "fluxnb-curve", viewBox: `0 0 ${PLOT.width} ${PLOT.height}` },
+  const curve = make("svg", { class: "fluxnb-curve", viewBox: `0 0 ${PLOT.width} ${PLOT.height}`, role: "group", "aria-label": "sigma curve" },
     ...[1, 0.5, 0].map((sigma) => {
       const { y } = place([sigma], 0);
       return make("g", { class: "fluxnb-grid" }, make("line", { x1: PLOT.left, x2: PLOT.width - PLOT.right, y1: y, y2: y }),
@@ -278,6 +278,7 @@ const view = (model, el, film) => {
   };
   const setKind = (/** @type {string} */ kind) => {
     looks.kind = kind;
+    looks.askedNoisy = film.run?.run ?? 0;
     model.send({ type: "kind", kind });
     show();
   };
@@ -353,7 +354,7 @@ const view = (model, el, film) => {
     progress.value = now.total ? now.step / now.total : 0;
     progress.classList.toggle("fluxnb-idle", !busy);
     const steps = `${now.step} of ${now.total} steps`, time = `${now.seconds.toFixed(now.seconds < 10 ? 2 : 0)} s`;
-    status.textContent = ({ loading: "loading the model …", drawing: `step ${now.step} of ${now.total} · ${time}`,
+    status.textContent = ({ loading: "loading the model …", drawing: now.total ? `step ${now.step} of ${now.total} · ${time}` : "starting …",
       done: `${now.total} steps in ${time}`, stopped: now.total ? `stopped after ${steps} · ${time}` : "stopped",
       saved: `a saved page · ${now.total} steps in ${time}` })[now.state] ?? "";
     error.textContent = now.error || refusal();
@@ -426,14 +427,16 @@ const view = (model, el, film) => {
   };
   let blocksShown = "";
   const showBlocks = () => {
-    const { double = 0, single = 0 } = film.run ?? {};
-    if (`${double} ${single}` !== blocksShown) {
-      blocksShown = `${double} ${single}`;
-      const option = (/** @type {any} */ value, /** @type {string} */ text) => make("option", { value: String(value), textContent: text });
-      blocks.replaceChildren(option("all", "all"), option("double", "all double"), option("single", "all single"),
-        ...Array.from({ length: double }, (_, i) => option(i, `double ${i}`)),
-        ...Array.from({ length: single }, (_, i) => option(double + i, `single ${i}`)));
-      if (![...blocks.options].some((o) => o.value === looks.blocks)) looks.blocks = "all";
+    const { double = 0, single = 0 } = film.run ?? {}, saved = model.get("_status").state === "saved";
+    const all = [["all", "all"], ["double", "all double"], ["single", "all single"],
+      ...Array.from({ length: double }, (_, i) => [String(i), `double ${i}`]),
+      ...Array.from({ length: single }, (_, i) => [String(double + i), `single ${i}`])];
+    const held = new Set([...film.maps.keys()].map((key) => key.split(" ")[1]));
+    const offered = saved ? all.filter(([value]) => held.has(value)) : all;
+    if (JSON.stringify(offered) !== blocksShown) {
+      blocksShown = JSON.stringify(offered);
+      blocks.replaceChildren(...offered.map(([value, textContent]) => make("option", { value, textContent })));
+      if (!offered.some(([value]) => value === looks.blocks)) looks.blocks = offered[0]?.[0] ?? "all";
     }
     blocks.value = looks.blocks;
   };
