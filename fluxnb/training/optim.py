@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 
@@ -75,6 +76,7 @@ class Optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = base * factor
         loss.backward()
+        average_gradients(self.parameters)
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.muon.step()
         self.adam.step()
@@ -87,6 +89,15 @@ class Optimizers:
         """The inverse of `state_dict`."""
         self.muon.load_state_dict(state["muon"])
         self.adam.load_state_dict(state["adam"])
+
+
+def average_gradients(parameters: list[nn.Parameter]) -> None:
+    """Replace gradients by their mean over the processes of a `torchrun`; alone, do nothing."""
+    if dist.is_initialized():
+        flat = torch.cat([p.grad.flatten() for p in parameters])
+        dist.all_reduce(flat)
+        for p, mean in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+            p.grad.copy_(mean.view_as(p) / dist.get_world_size())
 
 
 def ema_copy(net: nn.Module) -> nn.Module:

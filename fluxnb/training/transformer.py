@@ -6,16 +6,22 @@ Sigma is the sigmoid of a normal, one caption in ten is empty (for CFG), matrice
 learn by Muon. Latents are normalised by their overall mean and spread, which the checkpoint
 carries as shift and scaling factor. Resumes from RUN/transformer.pt; --minutes counts the whole
 training, over all resumptions, and the learning rate falls towards its end.
+
+One process and thread for each core is the fastest way on a CPU; --batch is that of one process:
+
+    torchrun --nproc-per-node 2 -m fluxnb.training.transformer --out RUN --minutes 60 --batch 40
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from pathlib import Path
 from unittest import mock
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn import functional
 
@@ -127,10 +133,11 @@ def train(
         optimizers.load_state_dict(state["optimizers"])
         step, spent, scale, samples = state["step"], state["minutes"], state["scale"], state["samples"]
     data = Data(out, captions, scale)
-    generator = torch.Generator().manual_seed(seed + step)
+    rank, workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    generator = torch.Generator().manual_seed(seed + step + 1_000_000 * rank)
     start = time.monotonic()
     loss_average = None
-    while (elapsed := spent + (time.monotonic() - start) / 60) < minutes:
+    while (elapsed := spent + minutes_since(start)) < minutes:
         x0, clip_ids, t5_ids = data.batch(batch, generator)
         sigma = torch.sigmoid(torch.randn(batch, generator=generator))
         noise = torch.randn(x0.shape, generator=generator)
@@ -144,17 +151,27 @@ def train(
         factor = min(1.0, (step + 1) / 200) * (1 - (1 - final) * elapsed / minutes)
         optimizers.step(loss, factor)
         ema_update(average, net, step)
-        step, samples = step + 1, samples + batch
+        step, samples = step + 1, samples + batch * workers
         loss_average = loss.item() if loss_average is None else 0.99 * loss_average + 0.01 * loss.item()
         if step % RELOAD == 0:
             data.reload()
+        if rank == 0 and step % RELOAD == 0:
             log_row(
                 out / "transformer.csv",
                 {"step": step, "minutes": elapsed, "samples": samples, "loss": loss_average},
             )
-        if step % 200 == 0:
+        if rank == 0 and step % 200 == 0:
             _save(file, net, average, optimizers, step, elapsed, data.scale, samples)
-    _save(file, net, average, optimizers, step, elapsed, data.scale, samples)
+    if rank == 0:
+        _save(file, net, average, optimizers, step, elapsed, data.scale, samples)
+
+
+def minutes_since(start: float) -> float:
+    """Minutes since a monotonic time, as the first process counts them, so that all stop together."""
+    minutes = torch.tensor((time.monotonic() - start) / 60)
+    if dist.is_initialized():
+        dist.broadcast(minutes, 0)
+    return minutes.item()
 
 
 def _save(
@@ -187,6 +204,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    if "RANK" in os.environ:
+        dist.init_process_group("gloo")
     train(args.out, args.minutes, args.batch, args.seed, args.muon_lr, args.adam_lr, args.final)
 
 
