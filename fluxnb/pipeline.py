@@ -256,7 +256,7 @@ class FluxPipeline:
         with _logged(log, "text_encoding"):
             positive = self.encode_text(text)
             negative = self.encode_text(negative_text) if settings.has_cfg else None
-        warn_of_text(positive)
+        warn_of_texts(positive, negative)
         with _logged(log, "denoising"):
             latents, seconds = self.noise(settings), []
             for i in tqdm(range(settings.num_steps), disable=not verbose):
@@ -273,12 +273,15 @@ class FluxPipeline:
         return image, log
 
 
-def warn_of_text(text: TextEmbedding) -> None:
-    """Warns of what the encoders did not see of a prompt as it was meant.
+def warn_of_texts(prompt: TextEmbedding, negative: TextEmbedding | None) -> None:
+    """Warns of what the encoders did not see as it was meant; an empty negative text is meant so.
 
     Called by who was called by the user, so that the warning points at the user's line.
     """
-    for note in text.notes:
+    notes = prompt.notes
+    if negative is not None and negative.text.strip():
+        notes += negative.notes
+    for note in notes:
         warnings.warn(note, PromptWarning, stacklevel=3)
 
 
@@ -286,8 +289,10 @@ def _notes(text: str, cuts: dict[str, str | None]) -> tuple[str, ...]:
     """Says what each encoder did not see of `text`."""
     if not text.strip():
         return ("the prompt is empty: the model draws whatever comes; try 'a photo of a cat'",)
+    start = textwrap.shorten(text, 40, placeholder="...")
     return tuple(
-        f"the prompt is too long for {encoder}, which does not see {textwrap.shorten(cut, 200)!r}; shorten it"
+        f"the prompt {start!r} is too long for {encoder}, which does not see "
+        f"{textwrap.shorten(cut, 200, placeholder='...')!r}; shorten it"
         for encoder, cut in cuts.items()
         if cut
     )

@@ -18,7 +18,7 @@ from fluxnb.errors import InputError
 from fluxnb.flow import Step
 from fluxnb.model.layers import Attend, attention
 from fluxnb.model.tokenizers import Word
-from fluxnb.pipeline import FluxPipeline, TextEmbedding, warn_of_text
+from fluxnb.pipeline import FluxPipeline, TextEmbedding, warn_of_texts
 from fluxnb.probe import AttentionMap
 from fluxnb.settings import Settings, branch, fill_in
 
@@ -99,7 +99,7 @@ class FluxSession:
             denoise=denoise,
         )
         run = Run(self, settings, self.pipeline.noise(settings))
-        warn_of_text(run.text)
+        warn_of_texts(run.text, run.negative)
         return run
 
 
@@ -129,7 +129,9 @@ class Run:
         self.settings = settings
         self.parent = parent
         self.text: TextEmbedding = session.encode_text(settings.prompt)
-        self._negative = session.encode_text(settings.negative_text) if settings.has_cfg else None
+        self.negative: TextEmbedding | None = (
+            session.encode_text(settings.negative_text) if settings.has_cfg else None
+        )
         self._first = first
         self._shared = len(steps)
         self._steps = steps
@@ -219,7 +221,7 @@ class Run:
                 f"the run has made all of its {self.num_steps} steps; fork it or start another one"
             )
         step = self.session.pipeline.step(
-            len(self._steps), self.latents, self.settings, self.text, self._negative
+            len(self._steps), self.latents, self.settings, self.text, self.negative
         )
         self._steps = (*self._steps, step)  # the only change there is: an interrupt before it loses one step
         return step
@@ -303,8 +305,8 @@ class Run:
                 first = flow.add_noise(flow.clean(self._steps[at - 1]), first, self.sigmas[at])
                 mx.eval(first)
         run = Run(self.session, settings, first, self._steps[:at], parent=self)
-        if run.prompt != self.prompt:
-            warn_of_text(run.text)
+        if (run.text, run.negative) != (self.text, self.negative):
+            warn_of_texts(run.text, run.negative)
         return run
 
     def replay(self, step: int, attend: Attend = attention) -> mx.array:
@@ -324,7 +326,7 @@ class Run:
             record.sigma,
             owner.text,
             owner.guidance,
-            owner._negative,
+            owner.negative,
             owner.cfg_weight,
             attend,
         )

@@ -14,9 +14,9 @@ import zlib
 from dataclasses import replace
 
 import mlx.core as mx
-from fluxnb.checkpoints.store import Networks
 
 from fluxnb.checkpoints.catalog import Entry
+from fluxnb.checkpoints.store import Networks
 from fluxnb.model.clip import CLIPText
 from fluxnb.model.config import CLIPConfig, MMDiTConfig, T5Config, VAEConfig
 from fluxnb.model.layers import random_weights

@@ -232,12 +232,21 @@ def test_an_over_long_prompt_is_cut_and_the_warning_says_where(session):
     with pytest.warns(PromptWarning) as caught:
         run = session.start(prompt)
     messages = [str(warning.message) for warning in caught]
-    assert [m.split(",")[0].split()[-1] for m in messages] == ["T5", "CLIP"]
-    assert all("'w15 w16 w17 w18 w19'" in message for message in messages)
+    assert ["for T5, " in m for m in messages] == [True, False] and "for CLIP, " in messages[1]
+    assert all("does not see 'w15 w16 w17 w18 w19'" in message for message in messages)
     assert caught[0].filename == __file__
     assert [word.text for word in run.words] == [f"w{i}" for i in range(15)]
     with pytest.raises(InputError, match="no word 'w19'"):
         run.finish().attention(0, "w19")
+
+
+def test_an_over_long_negative_text_warns_where_it_is_used(session):
+    fog = "fog " * 20
+    with pytest.warns(PromptWarning, match="prompt 'fog fog .* is too long for T5"):
+        run = session.start(PROMPT, cfg_weight=2.0, negative_text=fog)
+    run.fork(0, seed=3)  # nothing new to warn of
+    with pytest.warns(PromptWarning, match="too long"):
+        session.start(PROMPT, cfg_weight=2.0).fork(0, negative_text=fog)
 
 
 def test_the_same_prompt_warns_again(session):
