@@ -113,7 +113,7 @@ def test_lab_really_serves_the_first_example(tmp_path):
         )
     try:
         address = None
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 150
         while address is None and time.monotonic() < deadline and server.poll() is None:
             time.sleep(0.2)
             address = re.search(r"(http://127\.0\.0\.1:\d+)/lab/tree/(\S+)\?token=(\w+)", log.read_text())
