@@ -114,6 +114,11 @@ class Run:
         first: Latents that the run, or its part after the fork, starts from, evaluated.
         steps: Steps shared with the parent.
         parent: Run that this one branched off from.
+
+    Attributes:
+        session: As given, like `settings` and `parent`.
+        text: The prompt as the transformer reads it.
+        negative: The negative text likewise, None without CFG.
     """
 
     def __init__(
