@@ -44,7 +44,9 @@ class StandIn:
         """Says these messages to the widget, as the kernel sends them."""
         for message in messages:
             buffers = [base64.b64encode(data).decode() for data in message.buffers]
-            self.page.evaluate("([content, buffers]) => model.hear(content, buffers)", [message.content, buffers])
+            self.page.evaluate(
+                "([content, buffers]) => model.hear(content, buffers)", [message.content, buffers]
+            )
 
     def put(self, trait, **values):
         """Changes some values of a trait, as Python does."""
@@ -87,7 +89,8 @@ class StandIn:
     def scrub(self, step):
         """Moves the slider under the picture."""
         self.page.get_by_label("step", exact=True).evaluate(
-            "(node, step) => { node.value = step; node.dispatchEvent(new Event('input', { bubbles: true })); }", step
+            "(node, step) => { node.value = step; node.dispatchEvent(new Event('input', { bubbles: true })); }",
+            step,
         )
 
     def where(self):

@@ -98,7 +98,14 @@ def test_the_slider_answers_to_keys(view, film):
 def test_the_marker_on_the_curve_is_a_slider_with_keys(view, film):
     marker = view.page.get_by_role("slider", name="step on the sigma curve")
     marker.focus()
-    for key, step in [("Home", 0), ("ArrowRight", 1), ("ArrowUp", 2), ("ArrowLeft", 1), ("End", 6), ("PageDown", 5)]:
+    for key, step in [
+        ("Home", 0),
+        ("ArrowRight", 1),
+        ("ArrowUp", 2),
+        ("ArrowLeft", 1),
+        ("End", 6),
+        ("PageDown", 5),
+    ]:
         view.page.keyboard.press(key)
         assert view.shown() == picture(film, step)
         expect(marker).to_have_attribute("aria-valuenow", str(step))
@@ -162,7 +169,9 @@ def test_a_page_without_a_kernel_says_what_to_do(page, tmp_path):
     page.clock.install()
     StandIn(page, tmp_path)
     page.clock.fast_forward(5000)
-    expect(page.locator(".fluxnb-empty")).to_have_text("The pictures live in the kernel: run this cell again.")
+    expect(page.locator(".fluxnb-empty")).to_have_text(
+        "The pictures live in the kernel: run this cell again."
+    )
 
 
 def test_sharp_pixels_are_one_click_away(view):
@@ -358,7 +367,9 @@ def test_a_flood_from_the_shift_slider_becomes_few_requests_and_ends_in_the_last
 
 def test_an_answer_to_an_older_request_does_not_pull_the_slider_back(view):
     slider = view.page.get_by_label("shift slider")
-    slider.evaluate("(node) => { node.value = 2; node.dispatchEvent(new Event('input', { bubbles: true })); }")
+    slider.evaluate(
+        "(node) => { node.value = 2; node.dispatchEvent(new Event('input', { bubbles: true })); }"
+    )
     view.page.wait_for_function("() => model.sent.length === 1")
     [message] = view.sent()
     view.put("_settings", shift=1.5, answers=message["id"] - 1)
