@@ -6,6 +6,7 @@ python -m fluxnb.training.export --out RUN --to fluxnb/demo
 from __future__ import annotations
 
 import argparse
+import shutil
 from pathlib import Path
 
 import torch
@@ -27,6 +28,12 @@ def export(out: Path, to: Path) -> None:
     net = TextToVelocity(clip_tokenizer, t5_tokenizer)
     net.load_state_dict(state["ema"])
     save_folder(to, vae, net, clip_tokenizer, t5_tokenizer)
+    # transformers 5 rewrites both tokenizers in its own way; ours load in older versions too
+    for name in ("tokenizer", "tokenizer_2"):
+        shutil.rmtree(to / name)
+        shutil.copytree(out / name, to / name)
+    index = to / "model_index.json"
+    index.write_text(index.read_text().replace('"T5Tokenizer"', '"T5TokenizerFast"'))
 
 
 def main() -> None:

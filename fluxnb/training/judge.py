@@ -181,7 +181,9 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
-    save_file(train(args.out, args.steps).state_dict(), args.out / "judge.safetensors")
+    state = train(args.out, args.steps).state_dict()
+    halves = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
+    save_file(halves, args.out / "judge.safetensors")
 
 
 if __name__ == "__main__":
