@@ -9,12 +9,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 IN_CI = bool(os.environ.get("CI"))
 PARITY = all(find_spec(name) for name in ("torch", "diffusers"))
-collect_ignore = [] if PARITY else ["parity"]
+collect_ignore = [] if PARITY else ["parity", "training"]
 
 
 def pytest_report_header():
     """Says what is left out, since a folder that is not collected leaves no trace."""
-    return None if PARITY else "parity tests left out: they need pip install 'fluxnb[parity]'"
+    return None if PARITY else "tests of parity and training left out: they need pip install 'fluxnb[parity,train]'"
 
 
 def _fail_if_skipped(report):
