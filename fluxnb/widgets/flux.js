@@ -66,7 +66,7 @@ export const stepAt = (x, steps) => {
 /** @param {number} value */
 const short = (value) => String(Number(value.toPrecision(3)));
 /** @param {number} share */
-const percent = (share) => `${share < 0.0995 ? (100 * share).toFixed(1) : Math.round(100 * share)} %`;
+const percent = (share) => `${share < 0.0995 ? (100 * share).toFixed(1) : Math.round(100 * share)}\u00a0%`;
 /** @param {number} word @param {string} blocks */
 const mapKey = (word, blocks) => `${word} ${blocks}`;
 
@@ -166,7 +166,7 @@ const choices = (label, className, choose) => {
  * @param {Model} model @param {HTMLElement} el @param {Film} film */
 const view = (model, el, film) => {
   const id = `fluxnb-${Date.now()}-${++count}`;
-  const looks = { step: 0, follow: true, kind: "clean", word: -1, blocks: "all", asked: "", askedNoisy: 0 };
+  const looks = { step: 0, follow: true, kind: "clean", word: -1, text: "", blocks: "all", asked: "", askedNoisy: 0 };
   /** @type {Settings} */ let wanted = { ...model.get("_settings") };
   const touched = new Set();   // settings changed here and not yet sent
 
@@ -235,8 +235,8 @@ const view = (model, el, film) => {
   const note = make("div", { className: "fluxnb-note" });
   const error = make("div", { className: "fluxnb-error", role: "alert" });
   const root = make("div", { className: "fluxnb", role: "group", "aria-label": "FLUX widget" }, settings,
-    make("div", { className: "fluxnb-foot" }, status, progress), error, note,
-    make("div", { className: "fluxnb-body" }, picture, side));
+    make("div", { className: "fluxnb-foot" }, status, progress),
+    make("div", { className: "fluxnb-body" }, picture, side), error, note);
   el.append(make("div", { className: "fluxnb-host" }, root));
 
   // ---- what the person does
@@ -273,6 +273,7 @@ const view = (model, el, film) => {
   const refusal = () => film.refused.get(mapKey(looks.word, looks.blocks)) ?? "";
   const setWord = (/** @type {number} */ word) => {
     looks.word = word === looks.word ? -1 : word;   // a second click takes the map away
+    looks.text = film.run?.words[looks.word] ?? "";
     looks.asked = "";
     show();
   };
@@ -356,7 +357,7 @@ const view = (model, el, film) => {
     const steps = `${now.step} of ${now.total} steps`, time = `${now.seconds.toFixed(now.seconds < 10 ? 2 : 0)} s`;
     status.textContent = ({ loading: "loading the model …", drawing: now.total ? `step ${now.step} of ${now.total} · ${time}` : "starting …",
       done: `${now.total} steps in ${time}`, stopped: now.total ? `stopped after ${steps} · ${time}` : "stopped",
-      saved: `a saved page · ${now.total} steps in ${time}` })[now.state] ?? "";
+      failed: "not drawn: see below", saved: `a saved page · ${now.total} steps in ${time}` })[now.state] ?? "";
     error.textContent = now.error || refusal();
     note.textContent = now.note;
     askMissing();
@@ -400,7 +401,7 @@ const view = (model, el, film) => {
   const show = () => {
     const n = film.length, run = film.run, sigmas = run?.sigmas ?? [];
     if (looks.follow) looks.step = Math.max(0, n - 1);
-    if (run && looks.word >= run.words.length) looks.word = -1;
+    if (run && looks.word >= 0 && run.words[looks.word] !== looks.text) looks.word = run.words.indexOf(looks.text);
     const step = Math.min(looks.step, Math.max(0, n - 1));
     const url = film.frames[looks.kind][step];   // one that is not there yet leaves the last one standing
     if (url && img.src !== url) img.src = url;

@@ -41,7 +41,7 @@ PYTHON = """async (code) => {
 
 
 @contextlib.contextmanager
-def server(home: Path, root: Path):
+def server(home: Path, root: Path, dark: bool = False):
     """Runs JupyterLab on `root` with settings of its own below `home`; yields its address with the token.
 
     Raises:
@@ -51,10 +51,12 @@ def server(home: Path, root: Path):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     token, url = secrets.token_hex(16), f"http://127.0.0.1:{port}"
-    notices = home / "settings" / "@jupyterlab" / "apputils-extension"
-    notices.mkdir(parents=True)
+    settings = home / "settings" / "@jupyterlab" / "apputils-extension"
+    settings.mkdir(parents=True)
     quiet = {"fetchNews": "false", "checkForUpdates": False}
-    (notices / "notification.jupyterlab-settings").write_text(json.dumps(quiet))
+    (settings / "notification.jupyterlab-settings").write_text(json.dumps(quiet))
+    theme = {"theme": "JupyterLab Dark" if dark else "JupyterLab Light"}
+    (settings / "themes.jupyterlab-settings").write_text(json.dumps(theme))
     places = {
         "JUPYTER_CONFIG_DIR": "config",
         "JUPYTER_DATA_DIR": "data",
@@ -64,10 +66,11 @@ def server(home: Path, root: Path):
         "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
     }
     command = [
-        sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}", "--allow-root",
-        "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={root}",
-        "--ServerApp.terminals_enabled=False", "--LabApp.expose_app_in_browser=True",
-    ]  # fmt: skip
+        *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"),
+        *("--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0"),
+        *(f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={root}"),
+        *("--ServerApp.terminals_enabled=False", "--LabApp.expose_app_in_browser=True"),
+    ]
     with open(home / "lab.log", "w") as log:
         environment = {**os.environ, **{name: str(home / folder) for name, folder in places.items()}}
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)

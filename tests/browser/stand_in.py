@@ -80,16 +80,16 @@ class StandIn:
                 const paper = copy.getContext("2d", { willReadFrequently: true });
                 paper.drawImage(canvas, 0, 0);
                 const { data } = paper.getImageData(0, 0, canvas.width, canvas.height);
-                const at = (x, y) => [...data.slice(4 * (y * canvas.width + x), 4 * (y * canvas.width + x) + 3)];
-                return Array.from({ length: canvas.height }, (_, y) =>
-                    Array.from({ length: canvas.width }, (_, x) => at(x, y)));
+                const at = (x, y) => [0, 1, 2].map((c) => data[4 * (y * copy.width + x) + c]);
+                return Array.from({ length: copy.height }, (_, y) =>
+                    Array.from({ length: copy.width }, (_, x) => at(x, y)));
             }"""
         )
 
     def scrub(self, step):
         """Moves the slider under the picture."""
         self.page.get_by_label("step", exact=True).evaluate(
-            "(node, step) => { node.value = step; node.dispatchEvent(new Event('input', { bubbles: true })); }",
+            "(node, step) => { node.value = step; node.dispatchEvent(new Event('input')); }",
             step,
         )
 

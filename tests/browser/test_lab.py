@@ -14,7 +14,8 @@ SHOTS = os.environ.get("FLUXNB_TEST_SHOTS")  # a folder that keeps the screensho
 
 LISTEN = """() => {
     window.said = [];
-    window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.anyMessage.connect((_, { msg, direction }) => {
+    const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
+    kernel.anyMessage.connect((_, { msg, direction }) => {
         if (direction === "send" && msg.header.msg_type === "comm_msg") said.push(msg.content.data);
     });
 }"""
@@ -118,6 +119,7 @@ def test_a_stranger_opens_the_first_example_and_plays_with_it(page, address, sho
     page.get_by_label("steps", exact=True).fill("0")
     page.get_by_label("steps", exact=True).press("Enter")
     expect(page.get_by_role("alert")).to_contain_text("num_steps is 0")
+    expect(status).to_have_text("not drawn: see below")
     page.get_by_label("steps", exact=True).fill("")
     page.get_by_label("prompt").fill("xyzzy plugh <b>qwerty</b>")
     page.get_by_label("prompt").press("Enter")

@@ -289,6 +289,17 @@ def test_a_chosen_word_stays_chosen_when_the_picture_is_drawn_anew(view, film):
     assert [(message["run"], message["word"]) for message in view.sent("maps")] == [(2, 1)]
 
 
+def test_a_chosen_word_is_followed_into_another_prompt_and_let_go_if_it_is_not_there(view, film):
+    chip(view, "cat").click()
+    view.hear(look(film, 1))
+    view.sent()
+    for run, words in [(2, ["big", "yellow", "cat"]), (3, ["a", "dog", "and", "a", "fox"])]:
+        view.hear(Message({**film.opening().content, "run": run, "words": words}))
+        view.hear(*[Message({**m.content, "run": run}, m.buffers) for m in pictures(film)])
+    assert [(message["run"], message["word"]) for message in view.sent("maps")] == [(2, 2)]
+    expect(chip(view, "none")).to_have_attribute("aria-checked", "true")
+
+
 def test_maps_that_are_refused_are_one_sentence_and_the_widget_goes_on(view, film):
     chip(view, "cat").click()
     view.hear(film.refusal(1, "all", "there is no block 'all'"))
@@ -404,7 +415,7 @@ def test_the_button_stops_what_it_began(view):
         ({"state": "drawing", "step": 2, "seconds": 0.4}, "step 2 of 6 · 0.40 s"),
         ({"state": "done", "seconds": 12.3}, "6 steps in 12 s"),
         ({"state": "stopped", "step": 2, "seconds": 0.4}, "stopped after 2 of 6 steps · 0.40 s"),
-        ({"state": "failed", "total": 0, "error": "num_steps is 0"}, ""),
+        ({"state": "failed", "total": 0, "error": "num_steps is 0"}, "not drawn: see below"),
     ],
 )
 def test_the_status_says_step_and_seconds(view, status, text):
@@ -453,10 +464,13 @@ def test_letters_stay_in_the_widget_and_the_notebooks_own_keys_pass(view):
 
 def test_whatever_takes_the_focus_keeps_notebook_shortcuts_away_and_has_a_name(view):
     nameless = view.page.evaluate(
-        """() => [...document.querySelectorAll("button, input, select, textarea, [tabindex]")].filter((node) =>
-            !node.hasAttribute("data-lm-suppress-shortcuts")
-            || !(node.getAttribute("aria-label") || node.labels?.[0]?.textContent || node.textContent).trim()
-        ).map((node) => node.outerHTML)"""
+        """() => {
+            const all = [...document.querySelectorAll("button, input, select, textarea, [tabindex]")];
+            const label = (node) => node.getAttribute("aria-label") ?? node.labels?.[0]?.textContent;
+            const name = (node) => label(node) ?? node.textContent;
+            const kept = (node) => node.hasAttribute("data-lm-suppress-shortcuts");
+            return all.filter((node) => !kept(node) || !name(node).trim()).map((node) => node.outerHTML);
+        }"""
     )
     assert nameless == []
 
@@ -476,8 +490,9 @@ CONTRAST = """() => {
         }
         return matchMedia("(prefers-color-scheme: dark)").matches ? "#121212" : "#ffffff";
     };
-    return [...document.querySelectorAll(".fluxnb *")].filter((node) => !(node instanceof SVGElement)
-            && [...node.childNodes].some((child) => child.nodeType === 3 && child.data.trim())).map((node) => {
+    const says = (node) => [...node.childNodes].some((child) => child.nodeType === 3 && child.data.trim());
+    const all = [...document.querySelectorAll(".fluxnb *")].filter((node) => !(node instanceof SVGElement));
+    return all.filter(says).map((node) => {
         const [a, b] = [light(getComputedStyle(node).color), light(ground(node))].sort((x, y) => y - x);
         return [node.textContent, (a + 0.05) / (b + 0.05)];
     }).filter(([, ratio]) => ratio < 4.5);
