@@ -9,12 +9,13 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 IN_CI = bool(os.environ.get("CI"))
 PARITY = all(find_spec(name) for name in ("torch", "diffusers"))
+LEFT_OUT = "tests of parity and training left out: they need pip install 'fluxnb[parity,train]'"
 collect_ignore = [] if PARITY else ["parity", "training"]
 
 
 def pytest_report_header():
     """Says what is left out, since a folder that is not collected leaves no trace."""
-    return None if PARITY else "tests of parity and training left out: they need pip install 'fluxnb[parity,train]'"
+    return None if PARITY else LEFT_OUT
 
 
 def _fail_if_skipped(report):
