@@ -68,6 +68,13 @@ def test_everything_is_read_when_load_returns(folder, networks):
     assert all(same_bits(getattr(loaded, name), getattr(networks, name)) for name in NETWORK.values())
 
 
+def test_loading_gives_products_the_threads_that_suit_the_width(whole, monkeypatch):
+    widths = []
+    monkeypatch.setattr(store.backend, "fit_threads", widths.append)
+    loaded = store.load(local_ckpt=whole)
+    assert widths == [loaded.mmdit.config.width]
+
+
 def test_loading_takes_little_more_memory_than_the_result(whole):
     mx.reset_peak_memory()
     before = mx.get_active_memory()

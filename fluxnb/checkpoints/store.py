@@ -99,7 +99,9 @@ def load(
     folder = DEMO_FOLDER if local_ckpt is None else Path(local_ckpt).expanduser()
     _check_folder(folder)
     backend.setup()
-    return _read(folder, entry, is_local=local_ckpt is not None, w16=w16)
+    networks = _read(folder, entry, is_local=local_ckpt is not None, w16=w16)
+    backend.fit_threads(networks.mmdit.config.width)
+    return networks
 
 
 def known(config: MMDiTConfig, entry: Entry) -> Entry:
