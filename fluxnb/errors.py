@@ -7,7 +7,7 @@
     └── BackendError (ImportError) MLX cannot run on this machine as installed
 
     FluxnbWarning (UserWarning)    something was done, but not all that was asked
-    └── PromptWarning              a prompt was cut, is empty, or has words the model never saw
+    └── PromptWarning              a prompt was cut, or is empty
 
 Each says in one sentence what came, what was expected and what to do.
 """
@@ -38,4 +38,4 @@ class FluxnbWarning(UserWarning):
 
 
 class PromptWarning(FluxnbWarning):
-    """A prompt was cut, is empty, or has words that the model never saw."""
+    """A prompt was cut, or is empty."""
