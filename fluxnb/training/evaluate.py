@@ -1,7 +1,7 @@
 """Measure the demo model: what a judge of real scenes says of its pictures.
 
     python -m fluxnb.training.evaluate
-    python -m fluxnb.training.evaluate --model RUN/demo --judge RUN/judge.safetensors
+    python -m fluxnb.training.evaluate --checkpoint RUN/demo --judge RUN/judge.safetensors
 
 Prompts are captions of scenes that training never saw; pictures are drawn by fluxnb itself with the
 model's own defaults, a new seed each. Shares come with their 95 % Wilson intervals.
@@ -98,7 +98,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", default="fluxnb/demo", help="a name or a checkpoint folder")
+    parser.add_argument("--checkpoint", type=Path, help="folder in the place of the demo model")
     parser.add_argument("--judge", type=Path, default=judge.WEIGHTS)
     parser.add_argument("--singles", type=int, default=300)
     parser.add_argument("--pairs", type=int, default=100)
@@ -107,7 +107,7 @@ def main() -> None:
     model = judge.load(args.judge)
     objects, ground = judge.accuracy(model)
     print(f"the judge on 1000 held-out real scenes: objects {objects:.1%}, ground {ground:.1%}")
-    pipeline = FluxPipeline(args.model)
+    pipeline = FluxPipeline(local_ckpt=args.checkpoint)
     autoencoder(pipeline)
     single_objects(pipeline, model, args.singles)
     pairs(pipeline, model, args.pairs)
