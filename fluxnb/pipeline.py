@@ -24,7 +24,7 @@ from fluxnb.errors import PromptWarning
 from fluxnb.flow import Step
 from fluxnb.model.layers import Attend, attention
 from fluxnb.model.tokenizers import Word
-from fluxnb.settings import Settings, fill_in
+from fluxnb.settings import Settings, fill_in, warn_of_no_effect
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -252,6 +252,7 @@ class FluxPipeline:
             image=image_path,
             denoise=denoise,
         )
+        warn_of_no_effect(self.entry, settings, guidance, negative_text)
         start, log = time.perf_counter(), {"seed": settings.seed}
         with _logged(log, "text_encoding"):
             positive = self.encode_text(text)

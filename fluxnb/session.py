@@ -20,7 +20,7 @@ from fluxnb.model.layers import Attend, attention
 from fluxnb.model.tokenizers import Word
 from fluxnb.pipeline import FluxPipeline, TextEmbedding, warn_of_texts
 from fluxnb.probe import AttentionMap
-from fluxnb.settings import Settings, branch, fill_in
+from fluxnb.settings import Settings, branch, fill_in, warn_of_no_effect
 
 __all__ = ["FluxSession", "Run", "Step"]
 
@@ -98,6 +98,7 @@ class FluxSession:
             image=image,
             denoise=denoise,
         )
+        warn_of_no_effect(self.pipeline.entry, settings, guidance, negative_text)
         run = Run(self, settings, self.pipeline.noise(settings))
         warn_of_texts(run.text, run.negative)
         return run
@@ -276,6 +277,8 @@ class Run:
     ) -> Run:
         """Branches off after `at` steps, which both runs share; with no change it ends in the same bits.
 
+        But where `at` lies before this run itself branched off: its own changes then hold from there on.
+
         Args:
             at: Steps to share, 0 to as many as have been made.
             prompt: For the rest of the way; None, here and below, for that of this run.
@@ -303,8 +306,9 @@ class Run:
             cfg_weight=cfg_weight,
             negative_text=negative_text,
         )
+        warn_of_no_effect(pipeline.entry, settings, guidance, negative_text)
         first = self._steps[at].latents if at < len(self._steps) else self.latents
-        if settings.seed != self.seed:
+        if settings.seed != self._owner(at).seed:
             first = pipeline.noise(settings)
             if at:
                 first = flow.add_noise(flow.clean(self._steps[at - 1]), first, self.sigmas[at])
@@ -385,7 +389,7 @@ class Run:
         return count - 1 if step == -1 else step
 
     def _owner(self, step: int) -> Run:
-        """Returns the run that made a step: this one or, for a shared step, an ancestor."""
+        """Returns the run that made a step, or will: this one or, for a shared step, an ancestor."""
         run = self
         while step < run._shared:
             run = run.parent

@@ -94,14 +94,9 @@ def fill_in(
     weight = entry.cfg_weight if cfg_weight is None else checks.number("cfg_weight", cfg_weight, low=0)
     if guidance is not None:
         guidance = checks.number("guidance", guidance, low=0)
-        if entry.guidance is None:
-            _warn(f"guidance has no effect: {entry.name} takes none; try cfg_weight")
     if guidance is None or entry.guidance is None:
         guidance = entry.guidance
-    settings = Settings(prompt, negative_text, seed, sigmas, shift, guidance, weight, size)
-    if negative_text and not settings.has_cfg:
-        _warn(f"negative_text has no effect at cfg_weight {weight:g}; try cfg_weight=3")
-    return settings
+    return Settings(prompt, negative_text, seed, sigmas, shift, guidance, weight, size)
 
 
 def branch(entry: Entry, old: Settings, at: int, **changes) -> Settings:
@@ -137,6 +132,16 @@ def default_shift(entry: Entry, latent_size: tuple[int, int]) -> float:
     )
 
 
-def _warn(message: str) -> None:
-    """Gives the warning."""
-    warnings.warn(message, FluxnbWarning, stacklevel=4)  # at the line of who called `fill_in`'s caller
+def warn_of_no_effect(
+    entry: Entry, settings: Settings, guidance: float | None, negative_text: str | None
+) -> None:
+    """Warns of what was asked for just now and changes nothing.
+
+    Called by who was called by the user, so that the warning points at the user's line.
+    """
+    if guidance is not None and entry.guidance is None:
+        message = f"guidance has no effect: {entry.name} takes none; try cfg_weight"
+        warnings.warn(message, FluxnbWarning, stacklevel=3)
+    if negative_text and not settings.has_cfg:
+        message = f"negative_text has no effect at cfg_weight {settings.cfg_weight:g}; try cfg_weight=3"
+        warnings.warn(message, FluxnbWarning, stacklevel=3)

@@ -167,6 +167,15 @@ def test_a_fork_with_another_seed_mixes_new_noise_at_the_same_level(session, run
     assert same_bits(run.fork(0, seed=9).latents, session.start(PROMPT, seed=9).latents)
 
 
+def test_a_fork_before_its_parent_branched_off_has_the_parents_changes_from_there_on(session, run):
+    other = run.fork(2, seed=9, prompt="a dog").finish()
+    early = other.fork(0).finish()
+    assert same_bits(early.latents, session.start("a dog", seed=9).finish().latents)
+    assert same_bits(other.fork(3).finish().latents, other.latents)
+    expected = flow.add_noise(flow.clean(run.steps[0]), flow.noise(9, (8, 8)), 0.75)
+    assert mx.allclose(other.fork(1).latents, expected, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -260,6 +269,13 @@ def test_what_has_no_effect_is_said(session):
         assert session.start(PROMPT, guidance=3.5).guidance is None
     with pytest.warns(FluxnbWarning, match="negative_text has no effect at cfg_weight 0"):
         session.start(PROMPT, negative_text="fog")
+
+
+def test_a_fork_warns_at_the_users_line_and_of_new_things_only(session, run):
+    with pytest.warns(FluxnbWarning, match="negative_text has no effect") as caught:
+        fork = run.fork(2, negative_text="fog")
+    assert caught[0].filename == __file__
+    fork.fork(2)  # nothing new to warn of
 
 
 def test_an_ordinary_start_warns_of_nothing(session):
@@ -361,8 +377,8 @@ def test_an_interrupt_at_any_moment_leaves_whole_steps(session):
     old = signal.signal(signal.SIGALRM, signal.default_int_handler)
     try:
         for pause in (0.003, 0.017, 0.041):  # seconds
-            signal.setitimer(signal.ITIMER_REAL, pause)
             with pytest.raises(KeyboardInterrupt):
+                signal.setitimer(signal.ITIMER_REAL, pause)  # in here: a slow machine may be late
                 long.finish()
             states = [*(step.latents for step in long.steps), long.latents]
             assert [step.index for step in long.steps] == list(range(len(long.steps)))
