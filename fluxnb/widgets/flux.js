@@ -351,7 +351,6 @@ const view = (model, el, film) => {
     settings.disabled = now.state === "saved";
     button.textContent = busy ? "Stop" : "Generate";
     button.classList.toggle("fluxnb-stop", busy);
-    root.setAttribute("aria-busy", String(busy));
     progress.value = now.total ? now.step / now.total : 0;
     progress.classList.toggle("fluxnb-idle", !busy);
     const steps = `${now.step} of ${now.total} steps`, time = `${now.seconds.toFixed(now.seconds < 10 ? 2 : 0)} s`;

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import math
 import time
 import warnings
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,12 @@ import anywidget
 import traitlets as t
 
 from fluxnb import images
-from fluxnb.errors import FluxnbError, InputError, PromptWarning
+from fluxnb.errors import InputError, PromptWarning
 from fluxnb.session import FluxSession, Run
 from fluxnb.widgets import export
 from fluxnb.widgets.film import Film, Message
-from fluxnb.widgets.runner import Job, Runner, Ticket
+from fluxnb.widgets.runner import Pieces, Runner, Ticket
+from fluxnb.widgets.status import Status, plain, sentence
 
 HERE = Path(__file__).parent
 PANEL = ("prompt", "seed", "num_steps", "shift", "cfg_weight")
@@ -32,30 +32,8 @@ PANEL = ("prompt", "seed", "num_steps", "shift", "cfg_weight")
 
 ARGUMENTS = tuple(name for name in inspect.signature(FluxSession.start).parameters if name != "self")
 PATIENCE = 0.4  # seconds between two messages while maps are read
+PREVIEWS = 0.4  # seconds spent on pictures for each second of steps, at most, until the result is there
 GROUPS = ("all", "double", "single")
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """How far the newest run is.
-
-    Args:
-        state: "loading" the model, "drawing", "done", "stopped" or "failed".
-        run: Number of the run.
-        step: Steps made.
-        total: Steps of the whole run; 0 until it has begun.
-        seconds: Time spent in the steps made.
-        error: Why it failed, in one sentence.
-        note: What the prompt lost, in sentences.
-    """
-
-    state: str
-    run: int
-    step: int = 0
-    total: int = 0
-    seconds: float = 0.0
-    error: str = ""
-    note: str = ""
 
 
 class FluxWidget(anywidget.AnyWidget):
@@ -148,6 +126,7 @@ class FluxWidget(anywidget.AnyWidget):
             self._runner.stop()
             if self._now.state in ("loading", "drawing"):
                 self._tell(replace(self._now, state="stopped"))
+                self._ask_pictures()
 
     def wait(self, timeout: float | None = None) -> None:
         """Blocks until nothing is being drawn or read. An interrupt (Ctrl-C) stops the run; its steps stay.
@@ -214,7 +193,7 @@ class FluxWidget(anywidget.AnyWidget):
 
     # ---- on the worker's thread
 
-    def _draw(self, number: int, wanted: dict, ticket: Ticket) -> Job:
+    def _draw(self, number: int, wanted: dict, ticket: Ticket) -> Pieces:
         try:
             if self._session is None:
                 self._session = FluxSession.from_pretrained()
@@ -227,33 +206,44 @@ class FluxWidget(anywidget.AnyWidget):
                 self._film = film
                 self._post(film.opening())
                 self._tell(Status("drawing", number, total=run.num_steps, note=" ".join(run.text.notes)))
+            spent = 0.0  # seconds, on pictures
             for step in run:
                 if self._newest is not ticket:
                     return  # a newer run waits
-                pictures = [film.develop(kind, step.index) for kind in self._kinds]
+                seconds, pictures = sum(one.seconds for one in run.steps), []
+                if run.done or spent <= PREVIEWS * seconds:
+                    start = time.perf_counter()
+                    pictures = [film.develop(kind, step.index) for kind in self._kinds]
+                    spent += time.perf_counter() - start
                 with self._runner.lock:
                     for message in pictures:
                         self._post(message)
                     if self._newest is ticket:  # also when stopped: the step in flight was still made
                         state = "stopped" if not ticket.live else "done" if run.done else "drawing"
-                        seconds = sum(one.seconds for one in run.steps)
                         self._tell(replace(self._now, state=state, step=step.index + 1, seconds=seconds))
                 yield
+            self._ask_pictures()  # those that would have held the result up
         except Exception as error:
             with self._runner.lock:
                 if ticket.live:
                     self._tell(Status("failed", number, error=sentence(error)))
             raise
 
-    def _develop(self, kind: str, ticket: Ticket) -> Job:
+    def _develop(self, ticket: Ticket) -> Pieces:
         film = self._film
-        for step in film.undeveloped(kind) if film else ():
-            message = film.develop(kind, step)
+        missing = [(kind, step) for kind in self._kinds for step in film.undeveloped(kind)]
+        try:
+            for kind, step in missing:
+                message = film.develop(kind, step)
+                with self._runner.lock:
+                    self._post(message)
+                yield
+        except Exception as error:
             with self._runner.lock:
-                self._post(message)
-            yield
+                self._tell(replace(self._now, error=sentence(error)))
+            raise
 
-    def _look(self, film: Film, word: int, blocks: str, at: int, ticket: Ticket) -> Job:
+    def _look(self, film: Film, word: int, blocks: str, at: int, ticket: Ticket) -> Pieces:
         steps = sorted((step.index for step in film.run.steps), key=lambda i: abs(i - at))
         try:
             ready, since = [], time.monotonic()
@@ -270,7 +260,7 @@ class FluxWidget(anywidget.AnyWidget):
                 self._post(film.refusal(word, blocks, sentence(error)))
             raise
 
-    def _complete(self, film: Film, blocks: tuple[str, ...], ticket: Ticket) -> Job:
+    def _complete(self, film: Film, blocks: tuple[str, ...], ticket: Ticket) -> Pieces:
         for kind in ("clean", "noisy"):
             for step in film.undeveloped(kind):
                 film.develop(kind, step)
@@ -302,11 +292,16 @@ class FluxWidget(anywidget.AnyWidget):
                     self.stop()
                 case {"type": "kind", "kind": "clean" | "noisy" as kind}:
                     self._kinds = tuple(dict.fromkeys(("clean", kind)))
-                    self._runner.ask(("kind", kind), partial(self._develop, kind))
+                    self._ask_pictures()
                 case {"type": "maps", "run": int(run), "view": str(view)} if self._film:
                     if run == self._film.number:  # else it is about a run that is gone
                         word, blocks, at = message["word"], message["blocks"], message["at"]
                         self._runner.ask(("maps", view), partial(self._look, self._film, word, blocks, at))
+
+    def _ask_pictures(self) -> None:
+        """Has the pictures made that are wanted and not there."""
+        if self._film is not None:
+            self._runner.ask("pictures", self._develop)
 
     def _take(self, settings: dict) -> None:
         self._taking = True
@@ -327,7 +322,7 @@ class FluxWidget(anywidget.AnyWidget):
                 self._tell_settings()
 
     def _tell_settings(self) -> None:
-        given = {name: _plain(getattr(self, name)) for name in PANEL}
+        given = {name: plain(getattr(self, name)) for name in PANEL}
         self._settings = {**given, "live": self.live, "answers": self._answers}
 
     def _tell(self, now: Status) -> None:
@@ -344,21 +339,6 @@ class FluxWidget(anywidget.AnyWidget):
         except KeyboardInterrupt:
             self.stop()
             raise
-
-
-def sentence(error: Exception) -> str:
-    """Says in one sentence what went wrong: our own errors do, others get their kind before them."""
-    if isinstance(error, FluxnbError):
-        return str(error)
-    lines = str(error).splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}; wait() raises it in full"
-
-
-def _plain(value: Any) -> str | float | None:
-    """Returns a setting as JSON can hold it: anything but text and finite numbers as Python spells it."""
-    if value is None or isinstance(value, str) or (isinstance(value, (int, float)) and math.isfinite(value)):
-        return value
-    return repr(value)
 
 
 def _reject_unknown(name: str) -> None:

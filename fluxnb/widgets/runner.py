@@ -13,8 +13,11 @@ from collections import deque
 from collections.abc import Callable, Generator, Hashable
 from dataclasses import dataclass
 
-Job = Callable[["Ticket"], Generator[None, None, None]]
+Pieces = Generator[None, None, None]
 """Work in pieces: at every `yield` the worker may let it go."""
+
+Job = Callable[["Ticket"], Pieces]
+"""Begins work; the ticket says whether it is still wanted."""
 
 
 @dataclass(eq=False, slots=True)

@@ -79,6 +79,15 @@ def test_a_running_film_is_followed_until_one_looks_back(blank, film):
     assert blank.shown() == picture(film, 4)
 
 
+def test_a_picture_that_comes_after_the_result_is_shown_when_it_is_there(blank, film):
+    blank.hear(film.opening(), *pictures(film, steps=[0, 5]))
+    assert blank.shown() == picture(film, 6)
+    blank.scrub(2)
+    assert blank.where() == f"step 2 of 6 · σ {film.run.sigmas[2]:.3f}"
+    blank.hear(*pictures(film, steps=[1, 2]))
+    assert blank.shown() == picture(film, 2)
+
+
 def test_scrubbing_shows_every_step_without_a_word_to_the_kernel(view, film):
     for step in range(STEPS + 1):
         view.scrub(step)
@@ -354,9 +363,10 @@ def test_live_draws_when_seed_or_shift_move_and_else_not(view):
     assert view.sent()[0]["settings"]["seed"] not in (0, 7)
     page.get_by_role("switch", name="live").uncheck()
     assert view.sent() == [{"type": "live", "live": False}]
+    page.clock.install()
     page.get_by_label("seed", exact=True).fill("8")
     page.get_by_label("shift slider").press("ArrowRight")
-    page.wait_for_timeout(300)  # longer than two live requests are apart
+    page.clock.fast_forward(1000)  # milliseconds, longer than two live requests are apart
     assert view.sent() == []
 
 
