@@ -9,6 +9,7 @@ import pytest
 import fluxnb
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "examples").glob("*.ipynb"))
+PUBLIC = {*fluxnb.__all__, "plots"}
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 
@@ -51,7 +52,7 @@ def test_it_uses_public_names_only(code):
         for node in ast.walk(ast.parse(cell.source)):
             if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "fluxnb":
                 assert node.module == "fluxnb"
-                assert {alias.name for alias in node.names} <= set(fluxnb.__all__)
+                assert {alias.name for alias in node.names} <= PUBLIC
             if isinstance(node, ast.Import):
                 assert not [alias.name for alias in node.names if alias.name.startswith("fluxnb.")]
             if isinstance(node, ast.Attribute):
