@@ -64,7 +64,7 @@ export const stepAt = (x, steps) => {
 };
 
 /** @param {number} value */
-const short = (value) => String(Number(value.toPrecision(3)));
+const short = (value) => String(Number.isInteger(value) ? value : Number(value.toPrecision(3)));
 /** @param {number} share */
 const percent = (share) => `${share < 0.0995 ? (100 * share).toFixed(1) : Math.round(100 * share)}\u00a0%`;
 /** @param {number} word @param {string} blocks */
@@ -337,13 +337,14 @@ const view = (model, el, film) => {
     prompt.style.height = "auto";
     if (prompt.scrollHeight) prompt.style.height = `${prompt.scrollHeight + 2}px`;
     for (const [key, node] of Object.entries(inputs)) {
-      const value = /** @type {any} */ (wanted)[key], own = film.run ? /** @type {any} */ (film.run)[key] : null;
+      const given = /** @type {any} */ (wanted)[key], value = typeof given === "string" ? "" : given;
+      const own = film.run ? /** @type {any} */ (film.run)[key] : null;
       node.placeholder = own === null ? "" : short(own);
       if (node !== node.getRootNode().activeElement) node.value = value ?? (own === null ? "" : short(own));
     }
     const shift = wanted.shift ?? film.run?.shift ?? 1;
-    shiftSlider.value = String(Math.log2(shift));
-    shiftSlider.setAttribute("aria-valuetext", `shift ${short(shift)}`);
+    if (typeof shift === "number" && shift > 0) shiftSlider.value = String(Math.log2(shift));
+    shiftSlider.setAttribute("aria-valuetext", `shift ${typeof shift === "number" ? short(shift) : shift}`);
     live.checked = wanted.live;
   };
   const showStatus = () => {

@@ -399,6 +399,19 @@ def test_an_answer_to_an_older_request_does_not_pull_the_slider_back(view):
     expect(slider).to_have_value("1")
 
 
+def test_a_value_from_python_that_is_no_number_is_left_to_the_error(view):
+    view.put("_settings", shift="nan", num_steps=0)
+    view.put("_status", state="failed", error="shift is nan; give a finite number above 0")
+    expect(view.page.get_by_label("shift", exact=True)).to_have_value("")
+    expect(view.page.locator(".fluxnb-error")).to_contain_text("shift is nan")
+
+
+def test_a_seed_that_the_model_drew_is_shown_to_the_last_digit(blank, film):
+    blank.put("_settings", seed=None)
+    blank.hear(Message({**film.opening().content, "seed": 1234567}))
+    expect(blank.page.get_by_label("seed", exact=True)).to_have_value("1234567")
+
+
 def test_settings_from_python_are_shown_but_what_one_types_is_kept(view):
     view.page.get_by_label("prompt").fill("a do")
     view.put("_settings", prompt="a fox", seed=12)
