@@ -1,6 +1,7 @@
 """How the demo checkpoint came to be: scenes, networks, training, judging. Nothing imports it.
 
-Needs the extra `train` (torch, diffusers). Stages, each resumable, all under one output folder:
+Needs the extra `train` (torch, diffusers). Stages, all under one output folder; a stopped one
+goes on where it was, but for the judge, which takes minutes and starts anew:
 
     vae          encoder and decoder together, then the decoder alone on frozen latents
     latents      scenes encoded once

@@ -12,10 +12,13 @@ from pathlib import Path
 import torch
 
 from fluxnb.training.networks import TextToVelocity, build_vae, load_tokenizers, save_folder
+from fluxnb.training.vae import load_average
 
 
 def export(out: Path, to: Path) -> None:
-    """Write running averages of RUN/vae.pt and RUN/transformer.pt as one checkpoint folder.
+    """Write running averages of RUN's autoencoder and transformer as one checkpoint folder.
+
+    The autoencoder is that of RUN/decoder.pt, or of RUN/vae.pt if its decoder was not trained further.
 
     The latents' mean and spread become the VAE's shift and scaling factor, so that every loader
     of the layout applies them.
@@ -23,7 +26,8 @@ def export(out: Path, to: Path) -> None:
     state = torch.load(out / "transformer.pt", weights_only=True)
     mean, spread = state["scale"]
     vae = build_vae(scaling_factor=1 / spread, shift_factor=mean)
-    vae.load_state_dict(torch.load(out / "vae.pt", weights_only=True)["ema"])
+    further = out / "decoder.pt"
+    vae.load_state_dict(load_average(further if further.exists() else out / "vae.pt"))
     clip_tokenizer, t5_tokenizer = load_tokenizers(out)
     net = TextToVelocity(clip_tokenizer, t5_tokenizer)
     net.load_state_dict(state["ema"])

@@ -16,6 +16,7 @@ import torch
 
 from fluxnb.training import scenes
 from fluxnb.training.networks import build_vae
+from fluxnb.training.vae import load_average
 
 SHARD = 2000  # scenes
 
@@ -45,7 +46,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     vae = build_vae()
-    vae.load_state_dict(torch.load(args.out / "vae.pt", weights_only=True)["ema"])
+    vae.load_state_dict(load_average(args.out / "vae.pt"))
     folder = args.out / "latents"
     folder.mkdir(exist_ok=True)
     for shard, start in enumerate(range(0, args.count, SHARD)):
@@ -58,14 +59,14 @@ def main() -> None:
             print(file, flush=True)
 
 
-def load(out: Path, known: int = 0) -> tuple[torch.Tensor, list[str]] | None:
-    """All shards of RUN so far, as float32 latents and captions; None if no more than `known`."""
-    files = sorted(f for f in (out / "latents").glob("[0-9][0-9][0-9].npz"))
-    if len(files) * SHARD <= known:
+def load(out: Path, known: int = 0) -> tuple[torch.Tensor, list[str], int] | None:
+    """All shards of RUN so far, as float32 latents, captions and how many; None if no more than `known`."""
+    files = sorted((out / "latents").glob("[0-9][0-9][0-9].npz"))
+    if len(files) <= known:
         return None
     shards = [np.load(f) for f in files]
     latents = torch.from_numpy(np.concatenate([s["latents"] for s in shards])).float()
-    return latents, [str(c) for s in shards for c in s["captions"]]
+    return latents, [str(c) for s in shards for c in s["captions"]], len(files)
 
 
 if __name__ == "__main__":

@@ -58,17 +58,17 @@ class Data:
     def __init__(self, out: Path, captions: Captions, scale: tuple[float, float] | None) -> None:
         """Load what is there; `scale` is (mean, spread) of a run begun earlier."""
         self.out, self.captions, self.scale = out, captions, scale
-        self.count = 0
+        self.count = self.shards = 0
         self.reload()
         if not self.count:
             raise FileNotFoundError(f"no shard in {out / 'latents'}; run fluxnb.training.latents first")
 
     def reload(self) -> None:
         """Take in shards written since."""
-        found = latents.load(self.out, self.count)
+        found = latents.load(self.out, self.shards)
         if found is None:
             return
-        z, texts = found
+        z, texts, self.shards = found
         if self.scale is None:
             self.scale = (z.mean().item(), z.std().item())
         self.tokens = pack((z - self.scale[0]) / self.scale[1])  # (n, 64, 64)

@@ -5,7 +5,8 @@
 
 The second call may run beside the transformer's training: a frozen encoder means fixed latents.
 Loss: L1 of pixels, L1 of their gradients, 1e-5 KL; crops of 64 px, those with something on them
-preferred. Resumes from RUN/vae.pt.
+preferred. Either call goes on where an earlier one stopped, from RUN/vae.pt or RUN/decoder.pt; --steps
+counts all steps of that phase.
 """
 
 from __future__ import annotations
@@ -76,29 +77,42 @@ def learns_by_muon(name: str, p: torch.nn.Parameter) -> bool:
     return p.ndim == 2 or (p.ndim == 4 and "conv_in" not in name and "conv_out" not in name)
 
 
+def load_average(file: Path) -> dict[str, torch.Tensor]:
+    """The running average of a checkpoint's weights."""
+    return torch.load(file, weights_only=True)["ema"]
+
+
 def train(
     out: Path, steps: int, freeze_encoder: bool, seed: int, muon_lr: float = 0.03, adam_lr: float = 1e-3
 ) -> None:
-    """Take `steps` more steps from RUN/vae.pt, or from random weights."""
+    """Train until this phase has taken `steps` steps.
+
+    Raises:
+        FileNotFoundError: If the encoder is to be frozen but was never trained.
+    """
     torch.manual_seed(seed)
-    file = out / "vae.pt"
     vae = build_vae()
-    with torch.no_grad():
-        vae.encoder.conv_out.bias[16:] = -5.0  # begin nearly without noise
-    done = 0
+    if freeze_encoder:
+        vae.load_state_dict(load_average(out / "vae.pt"))
+    else:
+        with torch.no_grad():
+            vae.encoder.conv_out.bias[16:] = -5.0  # begin nearly without noise
     average = ema_copy(vae)
-    if file.exists():
-        state = torch.load(file, weights_only=True)
-        vae.load_state_dict(state["ema" if freeze_encoder else "net"])
-        average.load_state_dict(state["ema"])
-        done = state["step"]
-    vae.to(memory_format=torch.channels_last)
     vae.encoder.requires_grad_(not freeze_encoder)
     optimizers = Optimizers(vae, learns_by_muon, muon_lr, adam_lr)
+    file = out / ("decoder.pt" if freeze_encoder else "vae.pt")
+    done = 0
+    if file.exists():
+        state = torch.load(file, weights_only=True)
+        vae.load_state_dict(state["net"])
+        average.load_state_dict(state["ema"])
+        optimizers.load_state_dict(state["optimizers"])
+        done = state["step"]
+    vae.to(memory_format=torch.channels_last)
     crops = Crops(seed + done)
     start = time.monotonic()
     recent: list[float] = []
-    for i in range(steps):
+    for i in range(done, steps):
         factor = min(1.0, (i + 1) / 50) * (1 - (0.95 if freeze_encoder else 0.8) * i / steps)
         x = crops.batch()
         posterior = vae.encode(x).latent_dist
@@ -118,31 +132,24 @@ def train(
         recent = [*recent[-99:], psnr(x, y)]
         if i % 100 == 99 or i == steps - 1:
             save_atomically(
-                file, {"net": vae.state_dict(), "ema": average.state_dict(), "step": done + i + 1}
+                file,
+                {
+                    "net": vae.state_dict(),
+                    "ema": average.state_dict(),
+                    "optimizers": optimizers.state_dict(),
+                    "step": i + 1,
+                },
             )
             log_row(
-                out / f"vae{'-decoder' if freeze_encoder else ''}.csv",
+                file.with_suffix(".csv"),
                 {
-                    "step": done + i + 1,
+                    "step": i + 1,
                     "minutes": (time.monotonic() - start) / 60,
                     "loss": loss.item(),
                     "psnr": float(np.mean(recent)),
                     "latent_std": z.std().item(),
                 },
             )
-
-
-@torch.no_grad()
-def held_out_psnr(vae: torch.nn.Module, count: int = 64, seed: int = 1_000_003) -> float:
-    """Mean PSNR over whole held-out scenes, decibels."""
-    rng = random.Random(seed)
-    figures = []
-    for _ in range(count):
-        picture, _ = scenes.render(scenes.make_scene(rng))
-        x = torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 127.5 - 1
-        y = vae.decode(vae.encode(x).latent_dist.mode()).sample.clamp(-1, 1)
-        figures.append(psnr(x, y))
-    return float(np.mean(figures))
 
 
 def main() -> None:
