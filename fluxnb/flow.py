@@ -21,6 +21,9 @@ from fluxnb import checks
 SEEDS = (-(2**63), 2**64 - 1)
 """Lowest and highest seed that torch takes, hence the seeds there are."""
 
+MAX_STEPS = 1000
+"""Most steps of a run: each keeps its record, and no model gains from more."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Step:
@@ -75,7 +78,7 @@ def schedule(num_steps: int, shift: float = 1.0, start: float = 1.0) -> tuple[fl
     """Returns the noise levels of a run: from `start` down to 0, evenly spaced before the shift.
 
     Args:
-        num_steps: Steps, at least 1.
+        num_steps: Steps, 1 to `MAX_STEPS`.
         shift: Static shift, above 0; 1 changes nothing.
         start: First noise level, 1 for a run from pure noise.
 
@@ -85,7 +88,7 @@ def schedule(num_steps: int, shift: float = 1.0, start: float = 1.0) -> tuple[fl
     Raises:
         InputError: if `num_steps` or `shift` is none that a schedule can be made of.
     """
-    num_steps = checks.whole("num_steps", num_steps, low=1)
+    num_steps = checks.whole("num_steps", num_steps, low=1, high=MAX_STEPS)
     shift = checks.number("shift", shift, above=0)
     even = np.linspace(unshift_sigma(start, shift), 0, num_steps + 1)
     inner = shift_sigma(even[1:-1], shift)

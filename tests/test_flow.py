@@ -79,7 +79,7 @@ def test_unshift_undoes_shift(shift):
 @pytest.mark.parametrize(
     ("steps", "shift", "message"),
     [
-        (0, 1.0, "num_steps is 0; give an integer of at least 1"),
+        (0, 1.0, "num_steps is 0; give an integer in 1..1000"),
         (-3, 1.0, "num_steps is -3"),
         (2.0, 1.0, "num_steps is 2.0; give an integer"),
         (True, 1.0, "num_steps is True"),

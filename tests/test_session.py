@@ -199,7 +199,7 @@ def test_a_bad_fork_says_what_was_wrong(run, arguments, message):
         ({"prompt": None}, "the prompt is None, a NoneType; give a string"),
         ({"prompt": b"cat"}, "the prompt is b'cat', a bytes"),
         ({"negative_text": 0}, "negative_text is 0"),
-        ({"num_steps": 0}, "num_steps is 0; give an integer of at least 1"),
+        ({"num_steps": 0}, "num_steps is 0; give an integer in 1..1000"),
         ({"num_steps": 2.5}, "num_steps is 2.5"),
         ({"num_steps": "4"}, "num_steps is '4'"),
         ({"shift": 0}, "shift is 0; give a finite number above 0"),
