@@ -221,7 +221,7 @@ class FluxPipeline:
 
         Args:
             text: The prompt.
-            num_steps: At least 1; None, here and below, for the model's own.
+            num_steps: 1 to 1000; None, here and below, for the model's own.
             cfg_weight: At least 0; 0 switches CFG off.
             negative_text: What CFG leads away from.
             latent_size: (H, W) in latent cells of 8 pixels, even.

@@ -73,7 +73,7 @@ class FluxSession:
         Args:
             prompt: What to draw.
             seed: Of the noise, the same as in diffusers on a CPU; None draws one, see `run.seed`.
-            num_steps: At least 1; None, here and below, for the model's own.
+            num_steps: 1 to 1000; None, here and below, for the model's own.
             shift: Static shift of the schedule, above 0.
             guidance: Guidance strength, for a model that takes one.
             cfg_weight: At least 0; 0 switches CFG off.

@@ -69,7 +69,7 @@ def fill_in(
         entry: The model and its defaults.
         prompt: What is asked for.
         seed: Of the noise, as torch takes it; None draws one.
-        num_steps: At least 1.
+        num_steps: 1 to 1000.
         shift: Static shift, above 0.
         guidance: Guidance strength, at least 0.
         cfg_weight: At least 0; 0 switches CFG off.
