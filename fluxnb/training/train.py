@@ -27,7 +27,7 @@ class Lengths:
     judge_steps: int
 
 
-FULL = Lengths(vae_steps=2250, scenes=32_000, minutes=80, decoder_steps=6000, judge_steps=1500)
+FULL = Lengths(vae_steps=2250, scenes=32_000, minutes=80, decoder_steps=0, judge_steps=1500)
 SMOKE = Lengths(vae_steps=5, scenes=40, minutes=0.2, decoder_steps=5, judge_steps=5)
 
 

@@ -63,9 +63,9 @@ def main():
     """Reads the command line and writes the picture."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", help="folder in the place of the demo model")
-    parser.add_argument("--prompt", default="a cat to the left of a sunflower on a blue background")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--word", default="sunflower", help="whose attention is shown; '' for none")
+    parser.add_argument("--prompt", default="a photo of a cat")
+    parser.add_argument("--seed", type=int, default=5)
+    parser.add_argument("--word", default="cat", help="whose attention is shown; '' for none")
     parser.add_argument("--step", type=int, default=14)
     parser.add_argument("--dark", action="store_true", help="JupyterLab's dark theme")
     parser.add_argument("--target", type=Path, default=TARGET)

@@ -1,0 +1,52 @@
+"""The demo model as it is shipped: its size, its files, and that it draws what it is told."""
+
+import json
+
+import numpy as np
+import pytest
+
+from fluxnb import FluxSession
+from fluxnb.checkpoints.store import DEMO_FOLDER
+
+GROUNDS = {"red": (214, 60, 54), "green": (96, 170, 92), "blue": (84, 140, 214), "black": (34, 34, 38)}
+
+
+@pytest.fixture(scope="module")
+def session():
+    return FluxSession.from_pretrained()
+
+
+def test_it_takes_at_most_25_megabytes():
+    assert sum(path.stat().st_size for path in DEMO_FOLDER.rglob("*") if path.is_file()) < 25e6
+
+
+def test_it_is_a_flux_checkpoint_in_the_diffusers_layout():
+    index = json.loads((DEMO_FOLDER / "model_index.json").read_text())
+    assert index["_class_name"] == "FluxPipeline"
+    for component, (library, name) in {k: v for k, v in index.items() if k[0] != "_" and v[0]}.items():
+        assert library in ("diffusers", "transformers") and name
+        assert (DEMO_FOLDER / component).is_dir()
+
+
+def test_it_comes_with_its_recipe_and_the_fonts_licence():
+    assert "evaluate" in (DEMO_FOLDER / "RECIPE.md").read_text()
+    assert "SIL OPEN FONT LICENSE" in (DEMO_FOLDER / "FONT_LICENSE.txt").read_text()
+
+
+@pytest.mark.parametrize("color", GROUNDS)
+def test_it_paints_the_ground_that_it_is_told(session, color):
+    run = session.start(f"a cat on a {color} background", seed=3).finish()
+    edge = np.asarray(run.image(), float)[:, :8].mean(axis=(0, 1))  # the left 8 columns
+    nearest = min(GROUNDS, key=lambda name: np.abs(edge - GROUNDS[name]).sum())
+    assert nearest == color
+
+
+def test_another_word_draws_another_object(session):
+    """An apple is red where a panda is black and white, in the same place of the same seed."""
+    apple, panda = (
+        np.asarray(session.start(f"a big {name} on a white background", seed=1).finish().image(), float)
+        for name in ("apple", "panda")
+    )
+    middle = slice(40, 88)
+    reddest = [(picture[middle, middle, 0] - picture[middle, middle, 2]).mean() for picture in (apple, panda)]
+    assert reddest[0] > 80 > 40 > reddest[1]
