@@ -133,3 +133,11 @@ def test_wait_gives_up_after_its_time_and_close_ends_the_thread():
     runner.close()
     runner._thread.join(SOON)
     assert not runner._thread.is_alive()
+
+
+def test_what_is_asked_of_a_closed_runner_is_dead_and_nobody_waits_for_it():
+    runner, seen = Runner(), []
+    runner.close()
+    assert not runner.draw(gate_job(seen, "a")).live
+    assert not runner.ask("map", gate_job(seen, "b")).live
+    assert runner.wait(SOON) and seen == []

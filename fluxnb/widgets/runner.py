@@ -47,6 +47,8 @@ class _Entry:
 class Runner:
     """Runs jobs one after the other on one daemon thread.
 
+    After `close` every ticket is dead from the start and its job is never begun.
+
     `lock` is held whenever a ticket dies. Whoever holds it and finds a ticket live may speak for that job
     and cannot be overtaken by the job's end.
     """
@@ -59,6 +61,11 @@ class Runner:
         self._running: Ticket | None = None
         self._thread: threading.Thread | None = None
         self._closed = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing will run any more."""
+        return self._closed
 
     @property
     def busy(self) -> bool:
@@ -118,7 +125,9 @@ class Runner:
         # The context is copied here, not on the thread: ipykernel keeps in it whose cell or message this
         # is. A thread without it speaks in the name of the message handled last, and ipykernel 7.4 then
         # routes the browser's answers to a subshell that may be gone.
-        entry = _Entry(Ticket(key), job, contextvars.copy_context())
+        entry = _Entry(Ticket(key, live=not self._closed), job, contextvars.copy_context())
+        if self._closed:
+            return entry.ticket
         self._queue.append(entry)
         if self._thread is None:
             self._thread = threading.Thread(target=self._loop, name="fluxnb-widget", daemon=True)
