@@ -4,9 +4,11 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 
 import pytest
@@ -102,14 +104,38 @@ def test_a_package_without_examples_says_so(tmp_path, monkeypatch):
         cli.copy_examples(tmp_path)
 
 
+def free_port():
+    """A port that nothing on this machine listens at just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def kind_of(root, path, token, deadline):
+    """What the server says lies at a path; JupyterLab prints its address shortly before it listens there."""
+    address = f"{root}/api/contents/{path}?content=0&token={token}"
+    while True:
+        try:
+            with urllib.request.urlopen(address, timeout=30) as reply:
+                return json.load(reply)["type"]
+        except urllib.error.URLError as error:
+            if not isinstance(error.reason, ConnectionRefusedError) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+
+
 def test_lab_really_serves_the_first_example(tmp_path):
     folder = tmp_path / "mine"
     private = {f"JUPYTER_{name}_DIR": str(tmp_path / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")}
     log = tmp_path / "log"
     with log.open("w") as stream:
-        command = [sys.executable, "-m", "fluxnb.cli", "lab", str(folder), "--no-browser", "--port", "18888"]
+        command = [sys.executable, "-m", "fluxnb.cli", "lab", str(folder), "--no-browser"]
         server = subprocess.Popen(
-            command, env={**os.environ, **private}, stdout=stream, stderr=stream, cwd=tmp_path
+            [*command, "--port", str(free_port())],
+            env={**os.environ, **private},
+            stdout=stream,
+            stderr=stream,
+            cwd=tmp_path,
         )
     try:
         address = None
@@ -120,10 +146,7 @@ def test_lab_really_serves_the_first_example(tmp_path):
         assert address, log.read_text()
         root, opened, token = address.groups()
         assert opened == FIRST
-        with urllib.request.urlopen(
-            f"{root}/api/contents/{opened}?content=0&token={token}", timeout=30
-        ) as reply:
-            assert json.load(reply)["type"] == "notebook"
+        assert kind_of(root, opened, token, deadline) == "notebook"
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait(timeout=30)
