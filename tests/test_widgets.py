@@ -335,7 +335,7 @@ def test_a_stopped_run_can_be_looked_into(make, gate, wire):
 def test_an_interrupt_while_waiting_stops_the_run_and_keeps_its_steps(make, gate):
     widget = make()
     assert gate.reached.wait(SOON)
-    threading.Timer(0.05, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT]).start()
+    interrupt = threading.Timer(0.05, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT])
     with pytest.raises(KeyboardInterrupt):
         widget.wait(SOON)
     gate.set()
@@ -345,6 +345,7 @@ def test_an_interrupt_while_waiting_stops_the_run_and_keeps_its_steps(make, gate
     widget.wait(SOON)
     assert widget.run.done
 
+        interrupt.start()  # in here: an early one would end the session
 
 def test_wait_says_when_its_time_is_over(make, gate):
     widget = make()
