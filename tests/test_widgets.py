@@ -185,8 +185,16 @@ def test_a_page_that_comes_late_gets_everything_again(make, wire):
     widget.wait(SOON)
     wire.clear()
     said(widget, type="hello")
-    assert [content["type"] for content, _ in wire] == ["run", "frames", "maps"]
-    assert wire[1][0]["steps"] == [0, 1, 2, 3]
+    assert [content["type"] for content, _ in wire] == ["here", "run", "frames", "maps"]
+    assert wire[2][0]["steps"] == [0, 1, 2, 3]
+
+
+def test_a_page_gets_an_answer_also_where_nothing_was_drawn(make, wire):
+    widget = make(num_steps=0)
+    with pytest.raises(InputError):
+        widget.wait(SOON)
+    said(widget, type="hello")
+    assert wire == [({"type": "here"}, [])]
 
 
 def test_the_maps_of_a_word_come_in_one_message_for_all_steps(make, wire, monkeypatch):

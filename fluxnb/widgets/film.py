@@ -11,6 +11,8 @@ Messages to the browser; each has `run`, the number of the run that it is about:
              shares, see `probe.Mass`); `last` closes the word; one buffer: uint8 (steps, h, w), each
              map's largest weight 255
     refused  word, blocks, sentence: these maps cannot be had
+
+`here` has none: it answers `hello` first, also where no film is.
 """
 
 from __future__ import annotations

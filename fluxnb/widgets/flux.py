@@ -292,6 +292,7 @@ class FluxWidget(anywidget.AnyWidget):
                     self.stop()
                 case {"type": "kind", "kind": "clean" | "noisy" as kind}:
                     self._kinds = tuple(dict.fromkeys(("clean", kind)))
+                    self._post(Message({"type": "here"}))
                     self._ask_pictures()
                 case {"type": "maps", "run": int(run), "view": str(view)} if self._film:
                     if run == self._film.number:  # else it is about a run that is gone
