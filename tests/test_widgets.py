@@ -400,7 +400,51 @@ def test_an_error_of_others_names_its_kind(make, monkeypatch, session):
     widget = make()
     with pytest.raises(ZeroDivisionError):
         widget.wait(SOON)
-    assert widget._status["error"].startswith("ZeroDivisionError: division by zero")
+    assert widget._status["error"] == "ZeroDivisionError: division by zero; wait() raises it in full"
+
+
+def test_a_picture_that_cannot_be_made_is_said_under_the_widget(make, monkeypatch, session):
+    widget = make(num_steps=2)
+    widget.wait(SOON)
+    monkeypatch.setattr(session.pipeline, "decode", lambda *_: 1 / 0)
+    said(widget, type="kind", kind="noisy")
+    widget.wait(SOON)
+    assert widget._status["state"] == "done"
+    assert widget._status["error"] == "ZeroDivisionError: division by zero"
+
+
+def test_a_picture_that_fails_for_a_run_that_is_gone_is_not_said(make, monkeypatch, session, gate):
+    widget = make(num_steps=2)
+    widget.wait(SOON)
+    decode, asked = session.pipeline.decode, Gate()
+
+    def fail_late(latents):
+        monkeypatch.setattr(session.pipeline, "decode", decode)
+        asked.pass_through()
+        raise ValueError("of the old run")
+
+    monkeypatch.setattr(session.pipeline, "decode", fail_late)
+    said(widget, type="kind", kind="noisy")
+    assert asked.reached.wait(SOON)
+    widget.num_steps = 4
+    widget.generate()
+    asked.set()
+    assert gate.reached.wait(SOON)
+    assert (widget._status["state"], widget._status["error"]) == ("drawing", "")
+
+
+def test_a_closed_widget_says_so_instead_of_waiting_for_ever(session, tmp_path):
+    widget = FluxWidget(session)
+    widget.wait(SOON)
+    widget.close()
+    for use in (
+        widget.generate,
+        lambda: widget.save(tmp_path / "x.html"),
+        lambda: setattr(widget, "seed", 1),
+    ):
+        with pytest.raises(InputError, match="this widget is closed"):
+            use()
+    widget.wait(SOON)
 
 
 def test_what_a_prompt_lost_is_said_under_the_widget_and_not_on_stderr(make):

@@ -112,9 +112,14 @@ class FluxWidget(anywidget.AnyWidget):
         return self._film and self._film.run
 
     def generate(self) -> None:
-        """Draws with the present settings, in place of the run that is being drawn."""
+        """Draws with the present settings, in place of the run that is being drawn.
+
+        Raises:
+            InputError: If the widget is closed.
+        """
         with self._runner.lock:
             self._runs += 1
+            self._check_open()
             wanted = {**self._fixed, **{name: getattr(self, name) for name in PANEL}}
             self._tell_settings()
             self._tell(Status("drawing" if self._session else "loading", self._runs))
@@ -165,6 +170,7 @@ class FluxWidget(anywidget.AnyWidget):
         """
         path = Path(path)
         if path.suffix.lower() not in (".html", ".htm"):
+        self._check_open()
             raise InputError(f"{str(path)!r} does not end in .html, and a page is what save() writes")
         self._rest()
         film = self._film
@@ -226,7 +232,8 @@ class FluxWidget(anywidget.AnyWidget):
         except Exception as error:
             with self._runner.lock:
                 if ticket.live:
-                    self._tell(Status("failed", number, error=sentence(error)))
+                    said = sentence(error, "; wait() raises it in full")
+                    self._tell(Status("failed", number, error=said))
             raise
 
     def _develop(self, ticket: Ticket) -> Pieces:
@@ -240,7 +247,8 @@ class FluxWidget(anywidget.AnyWidget):
                 yield
         except Exception as error:
             with self._runner.lock:
-                self._tell(replace(self._now, error=sentence(error)))
+                if ticket.live:
+                    self._tell(replace(self._now, error=sentence(error)))
             raise
 
     def _look(self, film: Film, word: int, blocks: str, at: int, ticket: Ticket) -> Pieces:
@@ -339,6 +347,10 @@ class FluxWidget(anywidget.AnyWidget):
             self._runner.wait()
         except KeyboardInterrupt:
             self.stop()
+    def _check_open(self) -> None:
+        if self._runner.closed:
+            raise InputError("this widget is closed and has let go of its thread; make a new one")
+
             raise
 
 

@@ -23,8 +23,8 @@ class Status:
         step: Steps made.
         total: Steps of the whole run; 0 until it has begun.
         seconds: Time spent in the steps made.
-        error: Why it failed, in one sentence.
-        note: What the prompt lost, in sentences.
+        error: Why it, or a picture of it, failed, in one sentence.
+        note: What the prompt and the negative text lost, in sentences.
     """
 
     state: str
@@ -36,12 +36,12 @@ class Status:
     note: str = ""
 
 
-def sentence(error: Exception) -> str:
-    """Says in one sentence what went wrong: our own errors do, others get their kind before them."""
+def sentence(error: Exception, hint: str = "") -> str:
+    """Says in one sentence what went wrong: our own errors do, others get their kind and the hint."""
     said = " ".join(str(error).split())
     if isinstance(error, FluxnbError):
         return said
-    return f"{type(error).__name__}: {textwrap.shorten(said, 300) or 'no message'}; wait() raises it in full"
+    return f"{type(error).__name__}: {textwrap.shorten(said, 300) or 'no message'}{hint}"
 
 
 def plain(value: Any) -> str | float | None:
