@@ -345,6 +345,7 @@ def test_an_interrupt_while_waiting_stops_the_run_and_keeps_its_steps(make, gate
     assert gate.reached.wait(SOON)
     interrupt = threading.Timer(0.05, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT])
     with pytest.raises(KeyboardInterrupt):
+        interrupt.start()  # in here: an early one would end the session
         widget.wait(SOON)
     gate.set()
     widget.wait(SOON)
@@ -353,7 +354,6 @@ def test_an_interrupt_while_waiting_stops_the_run_and_keeps_its_steps(make, gate
     widget.wait(SOON)
     assert widget.run.done
 
-        interrupt.start()  # in here: an early one would end the session
 
 def test_wait_says_when_its_time_is_over(make, gate):
     widget = make()
@@ -457,6 +457,15 @@ def test_what_a_prompt_lost_is_said_under_the_widget_and_not_on_stderr(make):
     assert widget.run.done
 
 
+def test_what_a_negative_text_lost_is_said_too_but_not_that_it_is_empty(make):
+    widget = make(cfg_weight=2.0, negative_text="blurry " * 40)
+    widget.wait(SOON)
+    assert "'blurry blurry" in widget._status["note"] and "too long" in widget._status["note"]
+    widget = make(cfg_weight=2.0)
+    widget.wait(SOON)
+    assert widget._status["note"] == ""
+
+
 def test_its_name_is_the_same_in_every_kernel(make):
     widget = make(num_steps=2)
     first = repr(widget)
@@ -526,4 +535,36 @@ def test_save_wants_a_page_and_a_run(make, monkeypatch, session, tmp_path):
         widget.save(tmp_path / "x.html")
     with pytest.raises(InputError, match=r"cat\.png' does not end in \.html"):
         widget.save("cat.png")
+    with pytest.raises(InputError, match=r"there is no folder .*pages.* to save 'cat\.html' in"):
+        widget.save(tmp_path / "pages" / "cat.html")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("blocks", "held"), [((1,), {"1"}), (3, {"3"}), ("all", {"all"}), (("double", "2", 2), {"double", "2"})]
+)
+def test_blocks_of_a_saved_page_are_given_as_everywhere(make, tmp_path, blocks, held):
+    path = make(prompt="cat", num_steps=1).save(tmp_path / "x.html", blocks=blocks)
+    contents = [one["content"] for one in film_of(path.read_text(encoding="utf-8"))["messages"]]
+    assert {c["blocks"] for c in contents if c["type"] == "maps"} == held
+
+
+@pytest.mark.parametrize("blocks", [("all", 9), ("-1",), "dubble", 1.0, ((0, 1),)])
+def test_blocks_that_the_model_has_not_are_an_error_before_anything_is_read(make, wire, tmp_path, blocks):
+    widget = make(num_steps=1)
+    widget.wait(SOON)
+    wire.clear()
+    with pytest.raises(InputError, match="block"):
+        widget.save(tmp_path / "x.html", blocks=blocks)
+    assert widget._film.undeveloped("noisy") == [0]
+
+
+def test_a_page_saved_after_a_failed_run_tells_of_the_run_it_shows(make, tmp_path):
+    widget = make(num_steps=2, prompt="nonsense " * 40)
+    widget.wait(SOON)
+    generate(widget, 1, num_steps=0)
+    page = widget.save(tmp_path / "x.html", blocks=()).read_text(encoding="utf-8")
+    status = film_of(page)["state"]["_status"]
+    assert (status["state"], status["run"], status["step"], status["total"]) == ("saved", 1, 2, 2)
+    assert status["seconds"] == sum(step.seconds for step in widget.run.steps)
+    assert "too long" in status["note"] and status["error"] == ""

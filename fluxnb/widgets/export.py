@@ -10,27 +10,31 @@ import base64
 import html
 import json
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 
 from fluxnb.widgets.film import Film, Message
+from fluxnb.widgets.status import Status
 
 HERE = Path(__file__).parent
 
 
-def write_page(path: Path, settings: dict, status: dict, film: Film) -> Path:
+def write_page(path: Path, settings: dict, film: Film) -> Path:
     """Writes a film as a page.
 
     Args:
         path: Where to write; an existing file is replaced.
-        settings: The widget's settings as the browser knows them.
-        status: How the run went, likewise.
+        settings: The widget's settings as the browser knows them; those of the film's run take their place.
         film: Pictures and maps; what is not there yet will be missing.
 
     Returns:
         The path.
     """
     run = {name: value for name, value in film.opening().content.items() if name in settings}
-    state = {"_settings": {**settings, **run}, "_status": {**status, "state": "saved", "error": ""}}
+    made = film.run.steps
+    seconds = sum(step.seconds for step in made)
+    status = Status("saved", film.number, len(made), film.run.num_steps, seconds, note=film.note)
+    state = {"_settings": {**settings, **run}, "_status": asdict(status)}
     path.write_text(page(state, film.messages(), title=film.facts.prompt), encoding="utf-8")
     return path
 

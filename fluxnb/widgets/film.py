@@ -23,7 +23,7 @@ from dataclasses import asdict, astuple, dataclass
 from PIL import Image
 
 from fluxnb import images
-from fluxnb.probe import AttentionMap
+from fluxnb.probe import AttentionMap, find_blocks
 from fluxnb.session import Run
 
 LOSSLESS = 256  # pixels: up to this side a picture travels as PNG, above it as JPEG
@@ -96,6 +96,28 @@ class Film:
         self._maps: dict[tuple[int, str], dict[int, AttentionMap]] = {}
         self._form = "png" if max(run.latent_size) * 8 <= LOSSLESS else "jpeg"
 
+    @property
+    def note(self) -> str:
+        """What the prompt and the negative text lost, in sentences; an empty negative text is meant so."""
+        negative = self.run.negative
+        lost = negative.notes if negative is not None and negative.text.strip() else ()
+        return " ".join((*self.run.text.notes, *lost))
+
+    def choices(self, blocks: str | int | Iterable[str | int]) -> tuple[str, ...]:
+        """Returns groups and numbers of blocks as `look` takes them.
+
+        Args:
+            blocks: "all", "double", "single", a number, also in digits, or several of these.
+
+        Raises:
+            InputError: If one of them is none of the model's.
+        """
+        single = isinstance(blocks, str) or not isinstance(blocks, Iterable)
+        chosen = dict.fromkeys(_number(str(one)) for one in ([blocks] if single else blocks))
+        for one in chosen:
+            find_blocks(one, self.facts.double, self.facts.single)
+        return tuple(map(str, chosen))
+
     def opening(self) -> Message:
         """Returns the message that a film begins with."""
         return Message({"type": "run", "run": self.number, **asdict(self.facts)})
@@ -134,8 +156,7 @@ class Film:
         """
         known = self._maps.setdefault((word, blocks), {})
         if step not in known:
-            chosen = int(blocks) if blocks.isdigit() else blocks
-            known[step] = self.run.attention(step, self.run.words[word], blocks=chosen)
+            known[step] = self.run.attention(step, self.run.words[word], blocks=_number(blocks))
 
     def maps(self, word: int, blocks: str, steps: Iterable[int], last: bool) -> Message:
         """Returns the message with some maps that have been read.
@@ -192,3 +213,8 @@ class Film:
     def _pictures(self, kind: str, steps: list[int]) -> Message:
         content = {"type": "frames", "run": self.number, "kind": kind, "form": self._form, "steps": steps}
         return Message(content, tuple(self._frames[kind, step] for step in steps))
+
+
+def _number(blocks: str) -> str | int:
+    """Returns digits as the number of a block, all else as it is."""
+    return int(blocks) if blocks.isdecimal() else blocks

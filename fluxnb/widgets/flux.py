@@ -10,6 +10,7 @@ import difflib
 import inspect
 import time
 import warnings
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -118,8 +119,8 @@ class FluxWidget(anywidget.AnyWidget):
             InputError: If the widget is closed.
         """
         with self._runner.lock:
-            self._runs += 1
             self._check_open()
+            self._runs += 1
             wanted = {**self._fixed, **{name: getattr(self, name) for name in PANEL}}
             self._tell_settings()
             self._tell(Status("drawing" if self._session else "loading", self._runs))
@@ -152,37 +153,42 @@ class FluxWidget(anywidget.AnyWidget):
         if self._newest is not None and self._newest.error is not None:
             raise self._newest.error
 
-    def save(self, path: str | Path, blocks: tuple[str, ...] = GROUPS) -> Path:
+    def save(self, path: str | Path, blocks: str | int | Iterable[str | int] = GROUPS) -> Path:
         """Writes the newest run as one HTML page that needs no kernel, no network and no other file.
 
         Reads first where each word of the prompt looks, in these blocks and every step: a pass through the
         network each.
 
         Args:
-            path: Where to write, ending in .html.
-            blocks: Groups or numbers of blocks, as strings; none of them leaves the maps out.
+            path: Where to write, ending in .html, in a folder that exists.
+            blocks: "all", "double", "single", the number of a block, or several; () leaves the maps out.
 
         Returns:
             The path.
 
         Raises:
-            InputError: If nothing has been drawn, or the path does not end in .html.
+            InputError: If the widget is closed, nothing has been drawn, the model has no such block, or the
+                path does not end in .html or lies in no folder.
         """
+        self._check_open()
         path = Path(path)
         if path.suffix.lower() not in (".html", ".htm"):
-        self._check_open()
             raise InputError(f"{str(path)!r} does not end in .html, and a page is what save() writes")
+        if not path.parent.is_dir():
+            raise InputError(
+                f"there is no folder {str(path.parent)!r} to save {path.name!r} in; make it first"
+            )
         self._rest()
         film = self._film
         if film is None or not film.run.steps:
             raise InputError("nothing has been drawn that could be saved; call generate() and wait()")
-        ticket = self._runner.ask("save", partial(self._complete, film, blocks))
+        ticket = self._runner.ask("save", partial(self._complete, film, film.choices(blocks)))
         self._rest()
         if ticket.error is not None:
             raise ticket.error
         if not ticket.live:
             raise InputError("a new run began while save() was reading; wait() for it and save() again")
-        return export.write_page(path, self._settings, self._status, film)
+        return export.write_page(path, self._settings, film)
 
     def close(self) -> None:
         """Closes the widget and lets go of its thread."""
@@ -211,7 +217,7 @@ class FluxWidget(anywidget.AnyWidget):
                     return
                 self._film = film
                 self._post(film.opening())
-                self._tell(Status("drawing", number, total=run.num_steps, note=" ".join(run.text.notes)))
+                self._tell(Status("drawing", number, total=run.num_steps, note=film.note))
             spent = 0.0  # seconds, on pictures
             for step in run:
                 if self._newest is not ticket:
@@ -286,6 +292,7 @@ class FluxWidget(anywidget.AnyWidget):
         with self._runner.lock:
             match message:
                 case {"type": "hello"}:
+                    self._post(Message({"type": "here"}))
                     for one in self._film.messages() if self._film else ():
                         self._post(one)
                 case {"type": "generate", "id": int(request), "settings": dict(settings)}:
@@ -300,7 +307,6 @@ class FluxWidget(anywidget.AnyWidget):
                     self.stop()
                 case {"type": "kind", "kind": "clean" | "noisy" as kind}:
                     self._kinds = tuple(dict.fromkeys(("clean", kind)))
-                    self._post(Message({"type": "here"}))
                     self._ask_pictures()
                 case {"type": "maps", "run": int(run), "view": str(view)} if self._film:
                     if run == self._film.number:  # else it is about a run that is gone
@@ -341,16 +347,16 @@ class FluxWidget(anywidget.AnyWidget):
     def _post(self, message: Message) -> None:
         self.send(message.content, list(message.buffers))
 
+    def _check_open(self) -> None:
+        if self._runner.closed:
+            raise InputError("this widget is closed and has let go of its thread; make a new one")
+
     def _rest(self) -> None:
         """Waits like `wait`, whatever became of the run."""
         try:
             self._runner.wait()
         except KeyboardInterrupt:
             self.stop()
-    def _check_open(self) -> None:
-        if self._runner.closed:
-            raise InputError("this widget is closed and has let go of its thread; make a new one")
-
             raise
 
 

@@ -18,7 +18,7 @@ class Status:
     """How far the newest run is.
 
     Args:
-        state: "loading" the model, "drawing", "done", "stopped" or "failed".
+        state: "loading" the model, "drawing", "done", "stopped" or "failed"; on a page, "saved".
         run: Number of the run.
         step: Steps made.
         total: Steps of the whole run; 0 until it has begun.
