@@ -1,7 +1,7 @@
 // @ts-check
 // The FLUX widget in the browser: one run as a film of pictures, scrubbed here without asking the kernel.
 //
-// The kernel speaks by custom messages (`run`, `frames`, `maps`, `refused`; see film.py) and by two traits,
+// The kernel speaks by custom messages (`here`, `run`, `frames`, `maps`, `refused`; see film.py) and two traits,
 // `_settings` and `_status`. The browser asks by custom messages (`hello`, `generate`, `stop`, `kind`, `maps`):
 // ipywidgets holds trait changes back while the kernel is busy, messages it sends at once.
 // Every text from a person or a tokenizer enters the page through textContent.
@@ -10,7 +10,7 @@
  *   cfg_weight: number|null, live: boolean, answers: number}} Settings   null: the model's own
  *  @typedef {{state: string, run: number, step: number, total: number, seconds: number,
  *   error: string, note: string}} Status
- *  @typedef {{run: number, num_steps: number, shift: number, cfg_weight: number, sigmas: number[],
+ *  @typedef {{run: number, prompt: string, num_steps: number, shift: number, cfg_weight: number, sigmas: number[],
  *   words: string[], double: number, single: number}} Run
  *  @typedef {{height: number, width: number, cells: Uint8Array, mass: number[]}} Grid
  *  @typedef {{get: (key: string) => any, on: Function, off: Function, send: Function}} Model */
@@ -20,6 +20,11 @@ const HEAT = [[0, 0, 4], [31, 12, 72], [85, 15, 109], [136, 34, 106], [186, 54, 
 const PLOT = { width: 360, height: 132, left: 26, right: 10, top: 10, bottom: 20 };   // SVG units
 const SHIFTS = { low: -3, high: 4 };   // log2 of the ends of the shift slider
 const LIVE_PAUSE = 80;   // milliseconds between two requests while a slider moves
+const TITLES = {
+  shift: "shift of the schedule: above 1 the steps dwell at high noise, below 1 at low noise",
+  CFG: "classifier-free guidance: how far each step is led from the negative text towards the prompt; 0 or 1 is off, else a step costs two passes",
+  word: "one row of the attention: how much the word's own tokens look at each patch of the picture, not which patches look at the word",
+};
 const SVG = "http://www.w3.org/2000/svg";
 
 /** 256 colours, straight lines between HEAT */
@@ -79,7 +84,8 @@ class Film {
     this.whole = new Set();   // keys of maps of which all steps are there
     this.refused = new Map();   // keys of maps that cannot be had, with the reason
     this.request = 0;   // id of the newest `generate`
-    this.silent = false;   // whether no kernel answered
+    this.here = false;   // whether a kernel has spoken
+    this.silent = false;   // whether none did for a while
     /** @type {Set<() => void>} */ this.views = new Set();
   }
 
@@ -89,10 +95,12 @@ class Film {
 
   /** @param {any} message @param {DataView[]} buffers */
   receive(message, buffers) {
+    this.here = true;
+    this.silent = false;
     if (message.type === "run") {
       if (this.run?.run !== message.run) this.clear();
       this.run = message;
-    } else if (message.run !== this.run?.run) return;   // a picture of a run that is gone
+    } else if (message.type !== "here" && message.run !== this.run?.run) return;   // a picture of a run that is gone
     else if (message.type === "frames") {
       const urls = this.frames[message.kind];
       message.steps.forEach((/** @type {number} */ step, /** @type {number} */ i) => {
@@ -118,8 +126,9 @@ class Film {
     for (const known of [this.maps, this.whole, this.refused]) known.clear();
   }
 
-  /** An id that grows, also over reloads: messages may reach the kernel on two threads. */
-  nextRequest() { return (this.request = Math.max(Date.now(), this.request + 1)); }
+  /** An id that grows, also over reloads and clocks: messages may reach the kernel on two threads.
+   * @param {number} answered id of the request that the kernel answered last */
+  nextRequest(answered) { return (this.request = Math.max(Date.now(), this.request + 1, answered + 1)); }
 }
 
 /** Sends at once, then at most every `pause` ms, and always the last call.
@@ -188,7 +197,7 @@ const view = (model, el, film) => {
   const shiftSlider = make("input", { type: "range", min: SHIFTS.low, max: SHIFTS.high, step: "0.05", "aria-label": "shift slider" });
   const live = make("input", { type: "checkbox", role: "switch", id: `${id}-live` });
   const field = (/** @type {string} */ label, /** @type {Node[]} */ ...nodes) =>
-    make("div", { className: "fluxnb-field" }, make("span", { className: "fluxnb-label", textContent: label, "aria-hidden": "true" }), ...nodes);
+    make("div", { className: "fluxnb-field", title: /** @type {any} */ (TITLES)[label] ?? "" }, make("span", { className: "fluxnb-label", textContent: label, "aria-hidden": "true" }), ...nodes);
   const settings = make("fieldset", { className: "fluxnb-settings", "aria-label": "settings" },
     make("div", { className: "fluxnb-top" }, prompt, button),
     make("div", { className: "fluxnb-row" }, field("seed", inputs.seed, dice), field("steps", inputs.num_steps),
@@ -226,7 +235,7 @@ const view = (model, el, film) => {
         make("text", { class: "fluxnb-tick", x: PLOT.left - 6, y: y + 3.5, "text-anchor": "end" }, sigma === 0.5 ? "½" : String(sigma)));
     }), todo, done, dots, drop, marker, first, last);
   const side = make("div", { className: "fluxnb-side" },
-    make("div", { className: "fluxnb-part" }, make("div", { className: "fluxnb-head", textContent: "Where a word looks" }), chips.box,
+    make("div", { className: "fluxnb-part" }, make("div", { className: "fluxnb-head", textContent: "Where a word looks", title: TITLES.word }), chips.box,
       make("div", { className: "fluxnb-row fluxnb-map" }, field("blocks", blocks), field("opacity", opacity)), bar, mass),
     make("div", { className: "fluxnb-part" }, make("div", { className: "fluxnb-head", textContent: "Noise level σ, step by step" }), curve));
 
@@ -243,7 +252,7 @@ const view = (model, el, film) => {
   const generate = () => {
     touched.clear();
     const { answers, ...given } = wanted;
-    model.send({ type: "generate", id: film.nextRequest(), settings: given });
+    model.send({ type: "generate", id: film.nextRequest(model.get("_settings").answers), settings: given });
   };
   const redraw = paced(generate, LIVE_PAUSE);
   const running = () => ["loading", "drawing"].includes(model.get("_status").state);
@@ -357,7 +366,7 @@ const view = (model, el, film) => {
     const steps = `${now.step} of ${now.total} steps`, time = `${now.seconds.toFixed(now.seconds < 10 ? 2 : 0)} s`;
     status.textContent = ({ loading: "loading the model …", drawing: now.total ? `step ${now.step} of ${now.total} · ${time}` : "starting …",
       done: `${now.total} steps in ${time}`, stopped: now.total ? `stopped after ${steps} · ${time}` : "stopped",
-      failed: "not drawn: see below", saved: `a saved page · ${now.total} steps in ${time}` })[now.state] ?? "";
+      failed: "not drawn: see below", saved: `a saved page · ${now.step < now.total ? steps : `${now.total} steps`} in ${time}` })[now.state] ?? "";
     error.textContent = now.error || refusal();
     note.textContent = now.note;
     askMissing();
@@ -403,12 +412,15 @@ const view = (model, el, film) => {
     if (looks.follow) looks.step = Math.max(0, n - 1);
     if (run && looks.word >= 0 && run.words[looks.word] !== looks.text) looks.word = run.words.indexOf(looks.text);
     const step = Math.min(looks.step, Math.max(0, n - 1));
-    const url = film.frames[looks.kind][step];   // one that is not there yet leaves the last one standing
+    const url = film.frames[looks.kind][step];
     if (url && img.src !== url) img.src = url;
     if (url) img.hidden = false;
+    else if (run && !n && !running()) img.hidden = true;   // while a run begins, the last one's stays
+    const developing = !url && n > 0;   // the picture on the page is another's
+    root.classList.toggle("fluxnb-developing", developing);
     const kind = looks.kind === "clean" ? "clean estimate" : "noisy picture";
-    img.alt = url && run ? `${kind} at step ${step} of ${film.steps}: ${model.get("_settings").prompt}` : "";
-    empty.textContent = img.hidden ? film.silent ? "The pictures live in the kernel: run this cell again." : "" : "";
+    img.alt = url && run ? `${kind} at step ${step} of ${film.steps}: ${run.prompt}` : "";
+    empty.textContent = developing ? "developing …" : img.hidden && film.silent ? "The pictures live in the kernel: run this cell again." : "";
     root.classList.toggle("fluxnb-smooth", smooth.checked);
     const text = n ? `step ${step} of ${film.steps}, sigma ${sigmas[step].toFixed(3)}` : "no picture yet";
     where.textContent = n ? `step ${step} of ${film.steps} · σ ${sigmas[step].toFixed(3)}` : "";
@@ -450,7 +462,7 @@ const view = (model, el, film) => {
     wanted = { ...now, ...Object.fromEntries(kept) };
     showSettings();
   };
-  const onStatus = () => { showStatus(); showHeat(); };
+  const onStatus = () => { showStatus(); show(); };
   const onFilm = () => { showSettings(); show(); };
   model.on("change:_settings", onSettings);
   model.on("change:_status", onStatus);
@@ -474,7 +486,7 @@ export default () => {
       const hear = (/** @type {any} */ message, /** @type {DataView[]} */ buffers) => film.receive(message, buffers);
       model.on("msg:custom", hear);
       model.send({ type: "hello" });   // a page that came late or was loaded anew gets the pictures again
-      const timer = setTimeout(() => { film.silent = !film.run && !["loading", "drawing"].includes(model.get("_status").state); film.views.forEach((show) => show()); }, 4000);
+      const timer = setTimeout(() => { film.silent = !film.here && !["loading", "drawing"].includes(model.get("_status").state); film.views.forEach((show) => show()); }, 4000);
       return () => { clearTimeout(timer); model.off("msg:custom", hear); film.clear(); };
     },
     /** @param {{model: Model, el: HTMLElement}} given */

@@ -1,5 +1,7 @@
 """Claims about flux.js and flux.css in Chromium, without Jupyter."""
 
+import re
+
 import numpy as np
 import pytest
 import stubs
@@ -84,8 +86,44 @@ def test_a_picture_that_comes_after_the_result_is_shown_when_it_is_there(blank, 
     assert blank.shown() == picture(film, 6)
     blank.scrub(2)
     assert blank.where() == f"step 2 of 6 · σ {film.run.sigmas[2]:.3f}"
+    img, empty = blank.page.locator(".fluxnb-frame img"), blank.page.locator(".fluxnb-empty")
+    expect(empty).to_have_text("developing …")
+    expect(img).to_be_hidden()  # it is another step's
+    expect(img).to_have_attribute("alt", "")
     blank.hear(*pictures(film, steps=[1, 2]))
     assert blank.shown() == picture(film, 2)
+    expect(img).to_be_visible()
+    expect(empty).to_have_text("")
+
+
+def test_no_picture_stands_under_the_name_of_the_other_kind(view, film):
+    img = view.page.locator(".fluxnb-frame img")
+    chip(view, "noisy").click()
+    expect(img).to_be_hidden()
+    chip(view, "clean estimate").click()
+    expect(img).to_be_visible()
+    chip(view, "noisy").click()
+    view.hear(*pictures(film, "noisy"))
+    expect(img).to_be_visible()
+    assert view.shown() == picture(film, 6, "noisy")
+
+
+def test_the_last_picture_stays_while_the_next_run_begins_and_goes_if_it_never_does(view, film):
+    img = view.page.locator(".fluxnb-frame img")
+    view.put("_status", state="drawing", run=2, step=0)
+    view.hear(Message({**film.opening().content, "run": 2}))
+    expect(img).to_be_visible()
+    expect(view.page.locator(".fluxnb-empty")).to_have_text("")
+    view.put("_status", state="failed", error="out of memory")
+    expect(img).to_be_hidden()
+
+
+def test_a_picture_is_described_by_the_prompt_that_drew_it(view):
+    view.put("_settings", prompt="a dog")
+    view.scrub(2)
+    expect(view.page.locator(".fluxnb-frame img")).to_have_attribute(
+        "alt", "clean estimate at step 2 of 6: a cat and a sunflower"
+    )
 
 
 def test_scrubbing_shows_every_step_without_a_word_to_the_kernel(view, film):
@@ -181,6 +219,20 @@ def test_a_page_without_a_kernel_says_what_to_do(page, tmp_path):
     expect(page.locator(".fluxnb-empty")).to_have_text(
         "The pictures live in the kernel: run this cell again."
     )
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_kernel_that_answers_is_not_called_gone_though_nothing_was_drawn(page, tmp_path, late):
+    page.clock.install()
+    view = StandIn(page, tmp_path, status={"state": "failed", "error": "num_steps is 0"})
+    here = Message({"type": "here"})
+    if not late:
+        view.hear(here)
+    page.clock.fast_forward(5000)
+    view.hear(here)
+    expect(page.locator(".fluxnb-empty")).to_have_text("")
+    view.scrub(0)
+    expect(page.locator(".fluxnb-empty")).to_have_text("")
 
 
 def test_sharp_pixels_are_one_click_away(view):
@@ -397,6 +449,24 @@ def test_an_answer_to_an_older_request_does_not_pull_the_slider_back(view):
     expect(slider).to_have_value("2")
     view.put("_settings", shift=2, answers=message["id"])
     expect(slider).to_have_value("1")
+
+
+def test_a_request_is_newer_than_the_last_answer_also_where_clocks_differ(view):
+    ahead = 10**15  # milliseconds, a clock of the year 33658
+    view.put("_settings", answers=ahead)
+    view.page.get_by_role("button", name="Generate").click()
+    assert [message["id"] for message in view.sent("generate")] == [ahead + 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("CFG", "0 or 1 is off"), ("shift", "above 1 the steps dwell at high noise"),
+     ("Where a word looks", "not which patches look at the word")],
+)  # fmt: skip
+def test_what_needs_a_word_more_says_it_under_the_pointer(view, text, said):
+    expect(view.page.locator("[title]", has_text=text).filter(has_text=text).last).to_have_attribute(
+        "title", re.compile(said)
+    )
 
 
 def test_a_value_from_python_that_is_no_number_is_left_to_the_error(view):
