@@ -509,6 +509,7 @@ def test_the_button_stops_what_it_began(view):
         ({"state": "done", "seconds": 12.3}, "6 steps in 12 s"),
         ({"state": "stopped", "step": 2, "seconds": 0.4}, "stopped after 2 of 6 steps · 0.40 s"),
         ({"state": "failed", "total": 0, "error": "num_steps is 0"}, "not drawn: see below"),
+        ({"state": "saved", "step": 2, "seconds": 0.4}, "a saved page · 2 of 6 steps in 0.40 s"),
     ],
 )
 def test_the_status_says_step_and_seconds(view, status, text):
