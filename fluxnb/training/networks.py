@@ -159,7 +159,11 @@ def save_folder(
     clip_tokenizer: CLIPTokenizer,
     t5_tokenizer: T5TokenizerFast,
 ) -> None:
-    """Write a FLUX.1 checkpoint in the diffusers folder layout, float16 on disk."""
+    """Write a FLUX.1 checkpoint in the diffusers folder layout.
+
+    The transformer and the autoencoder are float16 on disk; diffusers reads them as float32 unless told
+    otherwise. The text encoders stay float32, since transformers computes in what it finds.
+    """
     pipeline = FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
         vae=vae,
@@ -169,4 +173,6 @@ def save_folder(
         tokenizer_2=t5_tokenizer,
         transformer=net.transformer,
     )
-    pipeline.to(torch.float16).save_pretrained(folder)
+    vae.half()
+    net.transformer.half()
+    pipeline.save_pretrained(folder)
