@@ -464,9 +464,7 @@ def test_a_request_is_newer_than_the_last_answer_also_where_clocks_differ(view):
      ("Where a word looks", "not which patches look at the word")],
 )  # fmt: skip
 def test_what_needs_a_word_more_says_it_under_the_pointer(view, text, said):
-    expect(view.page.locator("[title]", has_text=text).filter(has_text=text).last).to_have_attribute(
-        "title", re.compile(said)
-    )
+    expect(view.page.locator("[title]", has_text=text).last).to_have_attribute("title", re.compile(said))
 
 
 def test_a_value_from_python_that_is_no_number_is_left_to_the_error(view):
