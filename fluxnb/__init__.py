@@ -24,9 +24,11 @@ from fluxnb.errors import (
 )
 
 if TYPE_CHECKING:
+    from fluxnb.flow import Step
     from fluxnb.pipeline import FluxPipeline
     from fluxnb.probe import AttentionMap
-    from fluxnb.session import FluxSession, Run, Step
+    from fluxnb.run import Run
+    from fluxnb.session import FluxSession
     from fluxnb.widgets import FluxWidget
 
 __version__ = "0.1.0"
@@ -53,8 +55,8 @@ _HOMES = {
     "FluxPipeline": "fluxnb.pipeline",
     "FluxSession": "fluxnb.session",
     "FluxWidget": "fluxnb.widgets",
-    "Run": "fluxnb.session",
-    "Step": "fluxnb.session",
+    "Run": "fluxnb.run",
+    "Step": "fluxnb.flow",
 }
 
 

@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from fluxnb.errors import InputError
-from fluxnb.session import Run
+from fluxnb.run import Run
 
 
 def schedule(runs: Run | Iterable[Run]) -> Figure:

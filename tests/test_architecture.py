@@ -18,6 +18,7 @@ FLOORS = (
     ("flow", "checkpoints"),
     ("settings", "probe"),
     ("pipeline",),
+    ("run",),
     ("session",),
     ("plots", "widgets", "cli"),
     ("training",),  # sees everything, is seen by nobody
@@ -25,7 +26,7 @@ FLOORS = (
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 MAY_SEE = {  # rooms that see less than all the floors below them
     "model": {"errors", "checks", "backend"},
-    "widgets": {"errors", "checks", "images", "probe", "session"},
+    "widgets": {"errors", "checks", "images", "probe", "run", "session"},
     "cli": {"errors"},
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))

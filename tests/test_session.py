@@ -11,7 +11,8 @@ import stubs
 
 from fluxnb import flow
 from fluxnb.errors import FluxnbWarning, InputError, PromptWarning
-from fluxnb.session import FluxSession, Step
+from fluxnb.flow import Step
+from fluxnb.session import FluxSession
 
 PROMPT = "a cat and a sunflower"
 

@@ -24,7 +24,7 @@ from PIL import Image
 
 from fluxnb import images
 from fluxnb.probe import AttentionMap, find_blocks
-from fluxnb.session import Run
+from fluxnb.run import Run
 
 LOSSLESS = 256  # pixels: up to this side a picture travels as PNG, above it as JPEG
 SHEET = 6  # pictures of a contact sheet, at most

@@ -21,7 +21,8 @@ import traitlets as t
 
 from fluxnb import images
 from fluxnb.errors import InputError, PromptWarning
-from fluxnb.session import FluxSession, Run
+from fluxnb.run import Run
+from fluxnb.session import FluxSession
 from fluxnb.widgets import export
 from fluxnb.widgets.film import Film, Message
 from fluxnb.widgets.runner import Pieces, Runner, Ticket
