@@ -180,6 +180,34 @@ class FluxPipeline:
         )
         return flow.unpack(velocity, size).astype(mx.float32)
 
+    def velocity_at(
+        self,
+        index: int,
+        latents: mx.array,
+        sigma: float,
+        settings: Settings,
+        text: TextEmbedding,
+        negative: TextEmbedding | None,
+        attend: Attend | None = None,
+    ) -> mx.array:
+        """Returns the velocity that step `index` of a run takes or would take, not evaluated.
+
+        Args:
+            index: Number of the step, for the intervention if there is one.
+            latents: (1, H, W, C).
+            sigma: Noise level, 0..1.
+            settings: Of the run.
+            text: What to draw.
+            negative: Text that CFG leads away from, None for one pass.
+            attend: Attention of the pass with the prompt, in place of the settings' intervention.
+        """
+        if attend is None and settings.intervention is not None:
+            config = self.networks.mmdit.config
+            attend, _ = settings.intervention.at(index, text.words, text.txt.shape[1], config)
+        return self.velocity(
+            latents, sigma, text, settings.guidance, negative, settings.cfg_weight, attend or attention
+        )
+
     def step(
         self,
         index: int,
@@ -191,7 +219,7 @@ class FluxPipeline:
         """Makes step `index` of a run from the latents before it, evaluated."""
         start = time.perf_counter()
         sigma, sigma_next = settings.sigmas[index : index + 2]
-        velocity = self.velocity(latents, sigma, text, settings.guidance, negative, settings.cfg_weight)
+        velocity = self.velocity_at(index, latents, sigma, settings, text, negative)
         mx.eval(velocity)
         return Step(index, sigma, sigma_next, latents, velocity, time.perf_counter() - start)
 

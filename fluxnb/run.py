@@ -16,11 +16,11 @@ from PIL import Image
 from fluxnb import checks, flow, probe
 from fluxnb.errors import InputError
 from fluxnb.flow import Step
-from fluxnb.model.layers import Attend, attention
+from fluxnb.model.layers import Attend
 from fluxnb.model.tokenizers import Word
 from fluxnb.pipeline import TextEmbedding, warn_of_texts
 from fluxnb.probe import AttentionMap
-from fluxnb.settings import Settings, branch, warn_of_no_effect
+from fluxnb.settings import Intervention, Settings, branch, warn_of_no_effect
 
 if TYPE_CHECKING:
     from fluxnb.session import FluxSession
@@ -199,6 +199,7 @@ class Run:
         guidance: float | None = None,
         cfg_weight: float | None = None,
         negative_text: str | None = None,
+        intervention: Intervention | None = None,
     ) -> Run:
         """Branches off after `at` steps, which both runs share; with no change it ends in the same bits.
 
@@ -213,9 +214,11 @@ class Run:
             guidance: Guidance strength.
             cfg_weight: Weight of CFG.
             negative_text: What CFG leads away from.
+            intervention: What is changed in the network from step `at` on.
 
         Raises:
-            InputError: if an argument is none that can be drawn with.
+            InputError: if an argument is none that can be drawn with, or the intervention speaks of a word,
+                block, head or step that there is not.
         """
         at = checks.whole("at", at, 0, len(self._steps))
         pipeline = self.session.pipeline
@@ -223,6 +226,7 @@ class Run:
             pipeline.entry,
             self.settings,
             at,
+            intervention,
             prompt=prompt,
             seed=seed,
             num_steps=num_steps,
@@ -239,30 +243,28 @@ class Run:
                 first = flow.add_noise(flow.clean(self._steps[at - 1]), first, self.sigmas[at])
                 mx.eval(first)
         run = Run(self.session, settings, first, self._steps[:at], parent=self)
+        if settings.intervention is not None:
+            config = pipeline.networks.mmdit.config
+            settings.intervention.check(run.words, config, run.num_steps, at)
         if (run.text, run.negative) != (self.text, self.negative):
             warn_of_texts(run.text, run.negative)
         return run
 
-    def replay(self, step: int, attend: Attend = attention) -> mx.array:
+    def replay(self, step: int, attend: Attend | None = None) -> mx.array:
         """Makes a step again from its record and returns the velocity, by default the same bits.
 
         Args:
             step: Index of a step that has been made.
-            attend: Attention function of the pass with the prompt.
+            attend: Attention function of the pass with the prompt; None for that of the step itself, which is
+                its intervention's if it has one.
 
         Raises:
             InputError: if there is no such step.
         """
         index = self._made(step)
         owner, record = self._owner(index), self._steps[index]
-        velocity = self.session.pipeline.velocity(
-            record.latents,
-            record.sigma,
-            owner.text,
-            owner.guidance,
-            owner.negative,
-            owner.cfg_weight,
-            attend,
+        velocity = self.session.pipeline.velocity_at(
+            index, record.latents, record.sigma, owner.settings, owner.text, owner.negative, attend
         )
         mx.eval(velocity)
         return velocity

@@ -7,11 +7,27 @@ from __future__ import annotations
 
 import secrets
 import warnings
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Protocol
 
 from fluxnb import checks, flow
 from fluxnb.checkpoints.catalog import Entry
 from fluxnb.errors import FluxnbWarning, InputError
+from fluxnb.model.config import MMDiTConfig
+from fluxnb.model.layers import Attend
+from fluxnb.model.tokenizers import Word
+
+
+class Intervention(Protocol):
+    """What is changed in the network's attention: a frozen record that can be hashed and compared."""
+
+    def check(self, words: tuple[Word, ...], config: MMDiTConfig, num_steps: int, first: int = 0) -> None:
+        """Raises InputError if it speaks of a word, block, head or step that does not exist."""
+
+    def at(
+        self, step: int, words: tuple[Word, ...], text_length: int, config: MMDiTConfig
+    ) -> tuple[Attend, frozenset[int]]:
+        """Returns what it does in one step: an attention function, and the blocks to leave out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +43,7 @@ class Settings:
         guidance: Guidance strength, None for a network that takes none.
         cfg_weight: CFG as in `negative + cfg_weight * (positive - negative)`; 0 switches it off.
         latent_size: (H, W) in latent cells of 8 pixels.
+        intervention: Holds from the fork on that brought it; None for the network as it is.
     """
 
     prompt: str
@@ -37,6 +54,7 @@ class Settings:
     guidance: float | None
     cfg_weight: float
     latent_size: tuple[int, int]
+    intervention: Intervention | None = None
 
     @property
     def num_steps(self) -> int:
@@ -99,7 +117,9 @@ def fill_in(
     return Settings(prompt, negative_text, seed, sigmas, shift, guidance, weight, size)
 
 
-def branch(entry: Entry, old: Settings, at: int, **changes) -> Settings:
+def branch(
+    entry: Entry, old: Settings, at: int, intervention: Intervention | None = None, **changes
+) -> Settings:
     """Changes the settings of a run from step `at` on.
 
     The shared part of the schedule stays. The rest stays too unless `shift` or `num_steps` is new: then it
@@ -109,14 +129,16 @@ def branch(entry: Entry, old: Settings, at: int, **changes) -> Settings:
         entry: The model and its defaults.
         old: What the run was started with.
         at: Steps that are shared, at most all.
+        intervention: Takes the place of the old one.
         changes: Arguments of `fill_in`; what is None stays as it was.
 
     Raises:
         InputError: if one of them is none that can be drawn with.
     """
-    same = asdict(old) | {"num_steps": old.num_steps}
-    del same["sigmas"]
+    same = {field.name: getattr(old, field.name) for field in fields(old)} | {"num_steps": old.num_steps}
+    del same["sigmas"], same["intervention"]
     new = fill_in(entry, **same | {name: value for name, value in changes.items() if value is not None})
+    new = replace(new, intervention=old.intervention if intervention is None else intervention)
     if (new.num_steps, new.shift) == (old.num_steps, old.shift):
         return replace(new, sigmas=old.sigmas)
     left = checks.whole("num_steps", new.num_steps, low=at + 1) - at

@@ -3,6 +3,7 @@
 import signal
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import mlx.core as mx
 import numpy as np
@@ -12,6 +13,7 @@ import stubs
 from fluxnb import flow
 from fluxnb.errors import FluxnbWarning, InputError, PromptWarning
 from fluxnb.flow import Step
+from fluxnb.model.layers import attention
 from fluxnb.session import FluxSession
 
 PROMPT = "a cat and a sunflower"
@@ -175,6 +177,44 @@ def test_a_fork_before_its_parent_branched_off_has_the_parents_changes_from_ther
     assert same_bits(other.fork(3).finish().latents, other.latents)
     expected = flow.add_noise(flow.clean(run.steps[0]), flow.noise(9, (8, 8)), 0.75)
     assert mx.allclose(other.fork(1).latents, expected, atol=1e-6)
+
+
+@dataclass(frozen=True)
+class NoText:
+    """An intervention: the text is cut off from step `first` on."""
+
+    first: int = 0
+
+    def check(self, words, config, num_steps, first=0):
+        if self.first >= num_steps:
+            raise InputError(f"there is no step {self.first}")
+
+    def at(self, step, words, text_length, config):
+        def attend(q, k, v, layer):
+            return attention(q, k[:, :, text_length:], v[:, :, text_length:], layer)
+
+        return (attend if step >= self.first else attention), frozenset()
+
+
+def test_an_intervention_holds_from_the_fork_on_and_is_replayed(run):
+    fork = run.fork(1, intervention=NoText(first=2)).finish()
+    assert same_bits(fork.steps[1].velocity, run.steps[1].velocity)
+    assert not same_bits(fork.steps[2].velocity, run.steps[2].velocity)
+    for i, step in enumerate(fork.steps):
+        assert same_bits(fork.replay(i), step.velocity)
+    assert not same_bits(fork.replay(2, attention), fork.steps[2].velocity)
+    assert same_bits(run.replay(2), run.steps[2].velocity) and run.settings.intervention is None
+
+
+def test_a_fork_of_a_fork_keeps_the_intervention(run):
+    fork = run.fork(1, intervention=NoText()).finish()
+    assert same_bits(fork.fork(3).finish().latents, fork.latents)
+    assert fork.fork(2, intervention=NoText(3)).settings.intervention == NoText(3)
+
+
+def test_an_intervention_that_does_not_fit_is_refused_before_the_run(run):
+    with pytest.raises(InputError, match="there is no step 9"):
+        run.fork(1, intervention=NoText(9))
 
 
 @pytest.mark.parametrize(
