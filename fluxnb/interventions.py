@@ -96,6 +96,16 @@ class Intervention:
         """Spells the calls that make it."""
         return " + ".join(map(_spell, self.changes)) or "Intervention()"
 
+    @property
+    def words(self) -> tuple[str | Word, ...]:
+        """The words that it speaks of, in its order."""
+        return tuple(
+            argument
+            for change in self.changes
+            for name, argument in _call(change)[1].items()
+            if name.startswith("word")
+        )
+
     def to_json(self) -> str:
         """Writes it as JSON: a list with one object a change."""
         calls = map(_call, self.changes)

@@ -201,11 +201,19 @@ class FluxPipeline:
             negative: Text that CFG leads away from, None for one pass.
             attend: Attention of the pass with the prompt, in place of the settings' intervention.
         """
+        without = frozenset()
         if attend is None and settings.intervention is not None:
             config = self.networks.mmdit.config
-            attend, _ = settings.intervention.at(index, text.words, text.txt.shape[1], config)
+            attend, without = settings.intervention.at(index, text.words, text.txt.shape[1], config)
         return self.velocity(
-            latents, sigma, text, settings.guidance, negative, settings.cfg_weight, attend or attention
+            latents,
+            sigma,
+            text,
+            settings.guidance,
+            negative,
+            settings.cfg_weight,
+            attend or attention,
+            without,
         )
 
     def step(

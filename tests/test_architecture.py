@@ -19,6 +19,7 @@ FLOORS = (
     ("settings", "probe", "altered"),
     ("interventions",),
     ("pipeline",),
+    ("effect",),
     ("run",),
     ("session",),
     ("plots", "widgets", "cli"),
