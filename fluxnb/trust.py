@@ -52,10 +52,11 @@ class Trust:
         where = "block " + self.blocks if self.blocks.isdigit() else f"{self.blocks} blocks"
         low, high = self.interval
         return (
-            f"On {self.scenes} scenes with exact masks, {NAMES[self.method]} of {where} at sigma {self.sigma:g} "
-            f"found the word's object with an average precision of {self.average_precision:.2f} "
-            f"({low:.2f} to {high:.2f}); the other object's word got {self.other_word:.2f}, an untrained "
-            f"network {self.untrained:.2f}, noise {self.noise:.2f}. Measured on {self.model} and no other model."
+            f"On {self.scenes} scenes with exact masks, {NAMES[self.method]} of {where} at sigma "
+            f"{self.sigma:g} found the word's object with an average precision of "
+            f"{self.average_precision:.2f} ({low:.2f} to {high:.2f}); the other object's word got "
+            f"{self.other_word:.2f}, an untrained network {self.untrained:.2f}, noise {self.noise:.2f}. "
+            f"Measured on {self.model} and no other model."
         )
 
 
@@ -105,7 +106,7 @@ def _read() -> tuple[tuple[Trust, ...], tuple[int, int]]:
 
 
 def _group(blocks: tuple[int, ...], depth: tuple[int, int], own_depth: tuple[int, int]) -> str | None:
-    """Returns the name of a group of blocks, or the number of a single one as text; None if it has neither."""
+    """Returns the name of a group of blocks, or the number of a single one as text, or None."""
     double, both = depth[0], sum(depth)
     groups = {"double": range(double), "single": range(double, both), "all": range(both)}
     for name, group in groups.items():

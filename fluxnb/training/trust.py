@@ -1,7 +1,6 @@
 """Measure how far the demo model's maps can be trusted: each against the exact masks of real scenes.
 
-    python -m fluxnb.training.trust                      # 200 scenes, writes fluxnb/demo/trust.json
-    python -m fluxnb.training.trust --show               # the tables of that file, as RECIPE.md has them
+    python -m fluxnb.training.evaluate --only maps       # writes fluxnb/demo/trust.json and prints tables
 
 A scene that training never saw goes through the autoencoder, noise is added up to a sigma, and the network
 makes one pass with the scene's true caption. The map of each object's word is scored by that object's mask
@@ -19,10 +18,7 @@ velocity, |v - v_cut|^2 of each image token, is scored by the mask and compared 
 
 from __future__ import annotations
 
-import argparse
 import json
-import random
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import astuple, dataclass
@@ -40,10 +36,10 @@ from fluxnb.model.layers import Attend, attention, random_weights
 from fluxnb.model.mmdit import MMDiT
 from fluxnb.pipeline import FluxPipeline, TextEmbedding
 from fluxnb.probe import find_blocks, find_word
-from fluxnb.training import scenes, scoring
-from fluxnb.trust import RESULTS
+from fluxnb.training import scoring
+from fluxnb.training.subjects import SEED, Subject, subjects
+from fluxnb.training.tables import tables
 
-SEED = 7_100_000
 SIGMAS = (0.9, 0.7, 0.5, 0.3, 0.1)
 BACKGROUND = "background"  # what concept maps are asked for beside the objects
 
@@ -106,51 +102,6 @@ def groups_of(pipeline: FluxPipeline) -> dict[str, tuple[int, ...]]:
     """The groups of blocks that are scored: each block by itself, then what `blocks=` has names for."""
     singles = {str(block): (block,) for block in range(sum(pipeline.blocks))}
     return singles | {name: find_blocks(name, *pipeline.blocks) for name in ("double", "single", "all")}
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """A scene that training never saw, ready for passes.
-
-    Args:
-        number: Which one.
-        latents: Of its picture, (1, H, W, C), normalised.
-        text: Its true caption.
-        shares: For each object what its mask covers of each image token, (h, w).
-        absent_text: The caption with an object that is not there in the place of the first.
-        absent: That object's word.
-    """
-
-    number: int
-    latents: mx.array
-    text: TextEmbedding
-    shares: dict[str, np.ndarray]
-    absent_text: TextEmbedding
-    absent: str
-
-
-def subjects(pipeline: FluxPipeline, count: int) -> Iterator[Subject]:
-    """The first `count` scenes of `SEED`, of which about a third have two objects."""
-    rng = random.Random(SEED)
-    vae = pipeline.networks.vae
-    for number in range(count):
-        scene = scenes.make_scene(rng)
-        picture, masks = scenes.render(scene)
-        z = vae.encode(mx.array(picture[None].astype(np.float32) / 127.5 - 1))
-        names = [sprite.name for sprite in scene.sprites]
-        article = scenes.article(names[0])
-        absent = rng.choice(
-            [n for n in scenes.OBJECTS if n not in names and scenes.article(n)[:2] == article[:2]]
-        )
-        replaced = re.sub(rf"\b{names[0]}\b", absent, scene.caption)
-        yield Subject(
-            number,
-            (z - vae.config.shift_factor) * vae.config.scale_factor,
-            pipeline.encode_text(scene.caption),
-            {name: scoring.token_shares(mask) for name, mask in masks.items()},
-            pipeline.encode_text(replaced),
-            absent,
-        )
 
 
 def passes(network: MMDiT, latents: mx.array, sigma: float, text: TextEmbedding, attend: Attend) -> mx.array:
@@ -238,7 +189,7 @@ def causes(network: MMDiT, subject: Subject, x: mx.array, sigma: float) -> Itera
 
 
 def measure(pipeline: FluxPipeline, count: int, sigmas: tuple[float, ...] = SIGMAS) -> dict:
-    """Score everything on `count` scenes: what `RESULTS` holds, each figure as [value, low, high].
+    """Score everything on `count` scenes: what `fluxnb.trust.RESULTS` holds, each figure as [value, low, high].
 
     Returns:
         "area" is what a mask covers of a picture, "noise" the average precision of random numbers; "maps" has
@@ -329,75 +280,10 @@ def _rounded(figure: np.ndarray) -> list[float]:
     return [round(float(x), 3) for x in figure]
 
 
-def tables(results: dict) -> str:
-    """The results for RECIPE.md: average precision, the other scores at the middle sigma, controls, cuts."""
-    sigmas = [one["sigma"] for one in results["cuts"]]
-    middle = sigmas[len(sigmas) // 2]
-    found = {(one["method"], one["blocks"], one["sigma"]): one for one in results["maps"]}
-    pairs = list(dict.fromkeys((method, blocks) for method, blocks, _ in found))
-    named = [pair for pair in pairs if not pair[1].isdigit()]
-    at_sigmas = [f"sigma {sigma:g}" for sigma in sigmas]
-    scores = list(scoring.NAMES)
-    controls = list(dict.fromkeys(name for one in results["maps"] for name in one["controls"]))
-
-    def row(pair: tuple[str, str], figures: list) -> list[str]:
-        return [pair[0], pair[1], *map(_spell, figures)]
-
-    precision = [row(pair, [found[(*pair, sigma)][scores[0]] for sigma in sigmas]) for pair in pairs]
-    others = [row(pair, [found[(*pair, middle)][name] for name in scores]) for pair in named]
-    failing = [
-        row(pair, [found[(*pair, middle)]["controls"].get(name) for name in controls]) for pair in named
-    ]
-    untrained = [
-        row(pair, [found[(*pair, sigma)]["controls"]["untrained"] for sigma in sigmas]) for pair in named
-    ]
-    cuts = [[f"{one['sigma']:g}", *(_spell(one[name]) for name in CAUSES)] for one in results["cuts"]]
-    titled = {
-        "Average precision": (["method", "blocks", *at_sigmas], precision),
-        f"All scores at sigma {middle:g}": (["method", "blocks", *scores], others),
-        f"Controls, average precision at sigma {middle:g}": (["method", "blocks", *controls], failing),
-        "Control of an untrained network, average precision": (["method", "blocks", *at_sigmas], untrained),
-        "Cuts": (["sigma", *CAUSES], cuts),
-    }
-    return "\n\n".join(f"{title}:\n\n{_table(*content)}" for title, content in titled.items())
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    """A table in Markdown."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines).replace("_", " ")
-
-
-def _spell(figure: list[float] | None) -> str:
-    """A figure with its interval."""
-    return "" if figure is None else "{:.2f} ({:.2f} to {:.2f})".format(*figure)
-
-
-def run(pipeline: FluxPipeline, count: int, to: Path) -> None:
-    """Measure, write the results as JSON and print them as tables."""
-    results = measure(pipeline, count)
+def write(results: dict, to: Path) -> None:
+    """Write results as JSON, a record a line, and print them as tables."""
     text = json.dumps(results)
-    to.write_text(
-        text.replace('{"method"', '\n{"method"').replace('{"sigma"', '\n{"sigma"') + "\n", encoding="utf-8"
-    )
+    for key in ("method", "sigma"):
+        text = text.replace(f'{{"{key}"', f'\n{{"{key}"')
+    to.write_text(text + "\n", encoding="utf-8")
     print(tables(results))
-
-
-def main() -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--checkpoint", type=Path, help="folder in the place of the demo model")
-    parser.add_argument("--scenes", type=int, default=200)
-    parser.add_argument("--to", type=Path, default=RESULTS)
-    parser.add_argument("--show", action="store_true", help="only print the results that are there")
-    args = parser.parse_args()
-    if args.show:
-        print(tables(json.loads(args.to.read_text(encoding="utf-8"))))
-    else:
-        run(FluxPipeline(local_ckpt=args.checkpoint), args.scenes, args.to)
-
-
-if __name__ == "__main__":
-    main()
