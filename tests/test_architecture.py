@@ -16,8 +16,9 @@ FLOORS = (
     ("images", "checks", "backend"),
     ("model",),
     ("flow", "checkpoints"),
-    ("settings", "probe"),
+    ("settings", "probe", "maps", "listen"),
     ("pipeline",),
+    ("look",),
     ("run",),
     ("session",),
     ("plots", "widgets", "cli"),
@@ -26,7 +27,7 @@ FLOORS = (
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 MAY_SEE = {  # rooms that see less than all the floors below them
     "model": {"errors", "checks", "backend"},
-    "widgets": {"errors", "checks", "images", "probe", "run", "session"},
+    "widgets": {"errors", "checks", "images", "maps", "probe", "run", "session"},
     "cli": {"errors"},
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
