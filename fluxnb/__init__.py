@@ -25,8 +25,8 @@ from fluxnb.errors import (
 
 if TYPE_CHECKING:
     from fluxnb.flow import Step
+    from fluxnb.maps import AttentionMap
     from fluxnb.pipeline import FluxPipeline
-    from fluxnb.probe import AttentionMap
     from fluxnb.run import Run
     from fluxnb.session import FluxSession
     from fluxnb.widgets import FluxWidget
@@ -51,7 +51,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AttentionMap": "fluxnb.probe",
+    "AttentionMap": "fluxnb.maps",
     "FluxPipeline": "fluxnb.pipeline",
     "FluxSession": "fluxnb.session",
     "FluxWidget": "fluxnb.widgets",

@@ -11,16 +11,18 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import mlx.core as mx
+import numpy as np
 from PIL import Image
 
-from fluxnb import checks, effect, flow, probe
+from fluxnb import checks, effect, flow, look
 from fluxnb.effect import Effect
 from fluxnb.errors import InputError
 from fluxnb.flow import Step
+from fluxnb.maps import AttentionMap, Ledger
 from fluxnb.model.layers import Attend
 from fluxnb.model.tokenizers import Word
 from fluxnb.pipeline import TextEmbedding, warn_of_texts
-from fluxnb.probe import AttentionMap
+from fluxnb.probe import Probe, find_step
 from fluxnb.settings import Intervention, Settings, branch, warn_of_no_effect
 
 if TYPE_CHECKING:
@@ -238,7 +240,7 @@ class Run:
         )
         warn_of_no_effect(pipeline.entry, settings, guidance, negative_text)
         first = self._steps[at].latents if at < len(self._steps) else self.latents
-        if settings.seed != self._owner(at).seed:
+        if settings.seed != self.owner(at).seed:
             first = pipeline.noise(settings)
             if at:
                 first = flow.add_noise(flow.clean(self._steps[at - 1]), first, self.sigmas[at])
@@ -262,8 +264,8 @@ class Run:
         Raises:
             InputError: if there is no such step.
         """
-        index = self._made(step)
-        owner, record = self._owner(index), self._steps[index]
+        index = find_step(step, len(self._steps))
+        owner, record = self.owner(index), self._steps[index]
         velocity = self.session.pipeline.velocity_at(
             index, record.latents, record.sigma, owner.settings, owner.text, owner.negative, attend
         )
@@ -272,41 +274,31 @@ class Run:
 
     def attention(
         self,
-        step: int,
-        word: str | Word,
+        step: int | str | Iterable[int],
+        word: str | Word | int | tuple[int, int] | np.ndarray | list[str | Word],
         blocks: str | int | Iterable[int] = "double",
         heads: str | int = "mean",
         direction: str = "word_to_image",
-    ) -> AttentionMap:
-        """Says what a word looked at in a step, or who looked at the word, by repeating the step.
+    ) -> AttentionMap | tuple[AttentionMap, ...]:
+        """Says what a word or a place looked at in a step, or who looked at it, by repeating the step.
 
         With CFG it is the pass with the prompt that is repeated.
 
         Args:
-            step: Index of a step that has been made; a shared one was made with the parent's prompt.
-            word: A word of that prompt, all its occurrences taken together; one of `words` for a single one.
+            step: Index of a step that has been made; a shared one was made with the parent's prompt. For
+                several, or "all", a tuple of maps is returned.
+            word: A word of that prompt, all its occurrences taken together; one of `words` for a single one;
+                several in a list. Or a patch (row, column) in image tokens; a mask (h, w) of booleans; the
+                number of a token; "PAD", "end", "image" or "words", see `Probe`.
             blocks: "all", "double" or "single", the number of one block, or several: their mean.
-            heads: "mean", or the number of one head.
-            direction: "word_to_image" or "image_to_word".
+            heads: "mean", "each", or the number of one head.
+            direction: "word_to_image", what it looks at, or "image_to_word", who looks at it; for what is no
+                word these are "rows" and "columns".
 
         Raises:
             InputError: if there is no such step, word, block, head or direction; it says what there is.
         """
-        index = self._made(step)
-        owner, record = self._owner(index), self._steps[index]
-        text, config = owner.text, self.session.pipeline.networks.mmdit.config
-        name, positions = probe.find_word(word, text.words)
-        numbers = probe.find_blocks(blocks, config.depth, config.depth_single)
-        heads = probe.find_heads(heads, config.heads)
-        checks.choice("direction", direction, probe.DIRECTIONS)
-        h, w = (side // 2 for side in self.latent_size)
-        kinds = probe.token_kinds(positions, text.end, text.txt.shape[1], h * w)
-        listener = probe.Listener(kinds, numbers, heads, direction)
-        self.session.pipeline.velocity(
-            record.latents, record.sigma, text, owner.guidance, attend=listener
-        )  # lazy: only what the listener heard is computed
-        weights, mass = listener.result()
-        return AttentionMap(weights.reshape(h, w), mass, name, index, numbers, heads, direction)
+        return look.attention(self, step, Probe(word, blocks, heads, direction))
 
     def effect(
         self,
@@ -330,18 +322,32 @@ class Run:
             InputError: if there is no such step, or the intervention speaks of a word, block, head or step
                 that does not exist, or is not meant for this step.
         """
-        index = self._made(step)
-        return effect.measure(self._owner(index), index, intervention, word, direction, pictures)
+        index = find_step(step, len(self._steps))
+        return effect.measure(self.owner(index), index, intervention, word, direction, pictures)
 
-    def _made(self, step: int) -> int:
-        """Returns the index of a step that has been made; -1 is the last one."""
-        count = len(self._steps)
-        if not count:
-            raise InputError("the run has made no step yet; call advance() or finish()")
-        step = checks.whole("step", step, -1, count - 1)
-        return count - 1 if step == -1 else step
+    def ledger(
+        self,
+        words: str | Word | Iterable[str | Word] | None = None,
+        step: int | str | Iterable[int] = "all",
+        blocks: str | int | Iterable[int] = "all",
+        heads: str | int = "each",
+    ) -> Ledger:
+        """Accounts for all attention: from each group of tokens to each, per step, block and head.
 
-    def _owner(self, step: int) -> Run:
+        Each step is repeated once.
+
+        Args:
+            words: Those to tell apart from the other words; None for all of the first step's prompt.
+            step: Index, several, or "all".
+            blocks: "all", "double" or "single", the number of one block, or several.
+            heads: "each", "mean", or the number of one head.
+
+        Raises:
+            InputError: if there is no such step, word, block or head; it says what there is.
+        """
+        return look.ledger(self, words, step, blocks, heads)
+
+    def owner(self, step: int) -> Run:
         """Returns the run that made a step, or will: this one or, for a shared step, an ancestor."""
         run = self
         while step < run._shared:

@@ -16,10 +16,10 @@ FLOORS = (
     ("images", "checks", "backend", "trust"),
     ("model",),
     ("flow", "checkpoints"),
-    ("settings", "probe", "altered"),
+    ("settings", "probe", "altered", "maps", "listen"),
     ("interventions",),
     ("pipeline",),
-    ("effect",),
+    ("effect", "look"),
     ("run",),
     ("session",),
     ("plots", "widgets", "cli"),
@@ -28,7 +28,7 @@ FLOORS = (
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 MAY_SEE = {  # rooms that see less than all the floors below them
     "model": {"errors", "checks", "backend"},
-    "widgets": {"errors", "checks", "images", "probe", "run", "session"},
+    "widgets": {"errors", "checks", "images", "maps", "probe", "run", "session"},
     "cli": {"errors"},
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -46,11 +46,12 @@ def subjects(pipeline: FluxPipeline, count: int) -> Iterator[Subject]:
         picture, masks = scenes.render(scene)
         z = vae.encode(mx.array(picture[None].astype(np.float32) / 127.5 - 1))
         names = [sprite.name for sprite in scene.sprites]
-        article = scenes.article(names[0])
-        absent = rng.choice(
-            [n for n in scenes.OBJECTS if n not in names and scenes.article(n)[:2] == article[:2]]
+        absent = rng.choice([name for name in scenes.OBJECTS if name not in names])
+        replaced = re.sub(
+            rf"\b(an? )?{names[0]}\b",
+            lambda found, absent=absent: scenes.article(absent) if found[1] else absent,
+            scene.caption,
         )
-        replaced = re.sub(rf"\b{names[0]}\b", absent, scene.caption)
         yield Subject(
             number,
             (z - vae.config.shift_factor) * vae.config.scale_factor,

@@ -189,7 +189,7 @@ def causes(network: MMDiT, subject: Subject, x: mx.array, sigma: float) -> Itera
 
 
 def measure(pipeline: FluxPipeline, count: int, sigmas: tuple[float, ...] = SIGMAS) -> dict:
-    """Score everything on `count` scenes: what `fluxnb.trust.RESULTS` holds, each figure as [value, low, high].
+    """Score everything on `count` scenes, each figure as [value, low, high]; `fluxnb.trust` reads it.
 
     Returns:
         "area" is what a mask covers of a picture, "noise" the average precision of random numbers; "maps" has
