@@ -14,10 +14,6 @@ import mlx.core as mx
 import numpy as np
 
 from fluxnb import backend
-from fluxnb.model.layers import Attend, attention
-
-FORBIDDEN = -2000.0
-"""Stands for -inf where it is multiplied by 0; its exponential is 0 beside any score that networks have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,27 +70,18 @@ class Altered:
     Args:
         edits: Swaps happen in their order; for the others it does not matter.
         text_length: Text tokens, padding included; those of the image come after them.
-        attend: What mixes in the end. One that listens is handed q, k and v of which plain attention is the
-            altered one, so that it hears what the network does; then the last bits may differ.
     """
 
-    def __init__(self, edits: tuple[Edit, ...], text_length: int, attend: Attend = attention):
+    def __init__(self, edits: tuple[Edit, ...], text_length: int):
         """Only keeps what it is given."""
         self._edits = edits
         self._text = text_length
-        self._attend = attend
 
     def __call__(self, q: mx.array, k: mx.array, v: mx.array, layer: int) -> mx.array:
         """Mixes the values (B, H, L, D) as block `layer` is told to."""
         for edit in self._here(SwapValues, layer):
             v = swap_values(v, edit.a, edit.b)
-        added = self.scores(layer, k.shape[2])
-        if added is None:
-            mixed = self._attend(q, k, v, layer)
-        elif self._attend is attention:
-            mixed = self._mix(q, k, v, added)
-        else:
-            mixed = self._attend(*fold(q, k, added, self._text), v, layer)
+        mixed = self._mix(q, k, v, self.scores(layer, k.shape[2]))
         silent = [edit.head for edit in self._here(Silence, layer)]
         if silent:
             kept = ~np.isin(np.arange(q.shape[1]), silent)
@@ -119,9 +106,11 @@ class Altered:
         """Returns the edits of a kind for a block."""
         return [edit for edit in self._edits if isinstance(edit, kind) and layer in edit.layers]
 
-    def _mix(self, q: mx.array, k: mx.array, v: mx.array, added: np.ndarray) -> mx.array:
+    def _mix(self, q: mx.array, k: mx.array, v: mx.array, added: np.ndarray | None) -> mx.array:
         """Returns the attention with `added` on the scores; its mask is one row for all queries of a kind."""
         scale = q.shape[-1] ** -0.5
+        if added is None:
+            return backend.attention(q, k, v, scale)
         by_text, by_image = (mx.array(row)[None, None, None].astype(q.dtype) for row in added)  # (1, 1, 1, L)
         if np.array_equal(*added):
             return backend.attention(q, k, v, scale, by_image)
@@ -140,25 +129,3 @@ def swap_values(v: mx.array, a: tuple[int, ...], b: tuple[int, ...]) -> mx.array
     means = [v[:, :, mx.array(tokens)].mean(axis=2, keepdims=True) for tokens in (a, b)]
     order[list(b)], order[list(a)] = v.shape[2], v.shape[2] + 1
     return mx.concatenate([v, *means], axis=2)[:, :, mx.array(order)]
-
-
-def fold(q: mx.array, k: mx.array, added: np.ndarray, text_length: int) -> tuple[mx.array, mx.array]:
-    """Widens heads by two numbers, so that q k^T / sqrt(D) is what it was plus what is added to the scores.
-
-    Args:
-        q: (B, H, L, D).
-        k: (B, H, L, D).
-        added: (2, L), for text queries and for image queries.
-        text_length: How many of the tokens are text.
-
-    Returns:
-        q and k, each (B, H, L, D + 2).
-    """
-    width, length = q.shape[-1], q.shape[2]
-    kind = np.eye(2, dtype=np.float32)[(np.arange(length) >= text_length).astype(int)]  # (L, 2)
-    bias = np.maximum(added, FORBIDDEN).T * (width + 2) ** 0.5  # (L, 2)
-    q = q * ((width + 2) / width) ** 0.5
-    return tuple(
-        mx.concatenate([x, mx.broadcast_to(mx.array(extra).astype(x.dtype), (*x.shape[:3], 2))], axis=-1)
-        for x, extra in ((q, kind), (k, bias))
-    )

@@ -157,12 +157,7 @@ class Intervention:
         return any(_meant_for(change, step) for change in self.changes)
 
     def at(
-        self,
-        step: int,
-        words: tuple[Word, ...],
-        text_length: int,
-        config: MMDiTConfig,
-        attend: Attend = attention,
+        self, step: int, words: tuple[Word, ...], text_length: int, config: MMDiTConfig
     ) -> tuple[Attend, frozenset[int]]:
         """Returns what it does in a step: the attention function, and the blocks to go without.
 
@@ -171,10 +166,9 @@ class Intervention:
             words: Those of the prompt.
             text_length: Text tokens, padding included.
             config: Sizes of the network.
-            attend: What mixes in the end, as in `altered.Altered`.
 
         Returns:
-            `attend` itself where no attention is altered.
+            `model.layers.attention` itself where no attention is altered.
 
         Raises:
             InputError: if there is no such word, block or head.
@@ -183,7 +177,7 @@ class Intervention:
         found = [_edit(change, words, config) for change in here]
         edits = tuple(edit for edit in found if edit is not None)
         without = frozenset(change.layer for change in here if isinstance(change, CutBlock))
-        return (Altered(edits, text_length, attend) if edits else attend), without
+        return (Altered(edits, text_length) if edits else attention), without
 
 
 def cut(

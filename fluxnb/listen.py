@@ -98,8 +98,7 @@ class Listener:
     def __init__(self, readers: Iterable[Reader], is_replay: bool = False):
         """Has heard nothing yet."""
         self._readers = tuple(readers)
-        self.blocks = frozenset().union(*(reader.blocks for reader in self._readers))
-        self._last = max(self.blocks)
+        self._last = max(max(reader.blocks) for reader in self._readers)
         self._is_replay = is_replay
 
     def __call__(self, q: mx.array, k: mx.array, v: mx.array, layer: int) -> mx.array:

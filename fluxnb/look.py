@@ -60,24 +60,13 @@ def _hear(run: Run, step: int, asked: Asked) -> tuple[AttentionMap, ...]:
 
 
 def replay(run: Run, step: int, listener: listen.Listener) -> None:
-    """Repeats the pass of a step with its prompt, for what is heard; the velocity is not computed.
-
-    What the run's intervention changed in that step is changed again.
-
-    Raises:
-        InputError: if a block is to be heard that the intervention cut.
-    """
-    record, owner, pipeline = run.steps[step], run.owner(step), run.session.pipeline
-    attend, without = pipeline.intervene(step, owner.settings, owner.text, listener)
-    silent = sorted(without & listener.blocks)
-    if silent:
-        left = sorted(set(range(sum(pipeline.blocks))) - without)
-        raise InputError(f"the run cut blocks {silent} in step {step}; give blocks out of {left}")
+    """Repeats the pass of a step with its prompt, for what is heard; the velocity is not computed."""
+    record, owner = run.steps[step], run.owner(step)
     listen.overhear(
-        lambda attend: pipeline.velocity(
-            record.latents, record.sigma, owner.text, owner.guidance, attend=attend, without=without
+        lambda attend: run.session.pipeline.velocity(
+            record.latents, record.sigma, owner.text, owner.guidance, attend=attend
         ),
-        attend,
+        listener,
     )
 
 

@@ -202,27 +202,19 @@ class FluxPipeline:
             attend: Attention of the pass with the prompt, in place of the settings' intervention.
         """
         without = frozenset()
-        if attend is None:
-            attend, without = self.intervene(index, settings, text)
+        if attend is None and settings.intervention is not None:
+            config = self.networks.mmdit.config
+            attend, without = settings.intervention.at(index, text.words, text.txt.shape[1], config)
         return self.velocity(
-            latents, sigma, text, settings.guidance, negative, settings.cfg_weight, attend, without
+            latents,
+            sigma,
+            text,
+            settings.guidance,
+            negative,
+            settings.cfg_weight,
+            attend or attention,
+            without,
         )
-
-    def intervene(
-        self, index: int, settings: Settings, text: TextEmbedding, attend: Attend = attention
-    ) -> tuple[Attend, frozenset[int]]:
-        """Returns what `velocity` takes for step `index` of a run: `attend` and `without`.
-
-        Args:
-            index: Number of the step.
-            settings: Of the run.
-            text: What to draw.
-            attend: What mixes in the end, inside the intervention if there is one; it may listen.
-        """
-        if settings.intervention is None:
-            return attend, frozenset()
-        config = self.networks.mmdit.config
-        return settings.intervention.at(index, text.words, text.txt.shape[1], config, attend)
 
     def step(
         self,

@@ -14,7 +14,7 @@ from fluxnb import checks, flow
 from fluxnb.checkpoints.catalog import Entry
 from fluxnb.errors import FluxnbWarning, InputError
 from fluxnb.model.config import MMDiTConfig
-from fluxnb.model.layers import Attend, attention
+from fluxnb.model.layers import Attend
 from fluxnb.model.tokenizers import Word
 
 
@@ -25,17 +25,9 @@ class Intervention(Protocol):
         """Raises InputError if it speaks of a word, block, head or step that does not exist."""
 
     def at(
-        self,
-        step: int,
-        words: tuple[Word, ...],
-        text_length: int,
-        config: MMDiTConfig,
-        attend: Attend = attention,
+        self, step: int, words: tuple[Word, ...], text_length: int, config: MMDiTConfig
     ) -> tuple[Attend, frozenset[int]]:
-        """Returns what it does in one step: an attention function, and the blocks to leave out.
-
-        The function is `attend`, which may listen, where no attention is altered, else one around it.
-        """
+        """Returns what it does in one step: an attention function, and the blocks to leave out."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import stubs
 
 from fluxnb.effect import rank_correlation
 from fluxnb.errors import InputError
-from fluxnb.interventions import Intervention, cut, cut_block, cut_head, scale, swap
+from fluxnb.interventions import Intervention, cut, cut_head, scale, swap
 
 PROMPT = "a cat and a sunflower"
 
@@ -113,13 +113,3 @@ def test_a_rank_correlation_by_hand():
     # ties share 0.5: ranks 0.5, 0.5, 2 and 0, 1, 2
     assert rank_correlation([7, 7, 9], [1, 2, 3]) == pytest.approx(1.5 / np.sqrt(1.5 * 2))
     assert np.isnan(rank_correlation([1, 1], [1, 2]))
-
-
-def test_attention_of_a_changed_step_is_the_changed_attention(run):
-    fork = run.fork(1, intervention=cut("cat", queries="image") + cut_block(1)).finish()
-    heard = fork.attention(2, "cat", blocks=[0, 2], direction="image_to_word")
-    assert heard.weights.max() < 1e-6 < run.attention(2, "cat", 0, direction="image_to_word").weights.min()
-    assert fork.attention(2, "cat", 0).weights.sum() > 0.01  # what the word itself looks at is not cut
-    assert np.array_equal(fork.attention(0, "cat").weights, run.attention(0, "cat").weights)
-    with pytest.raises(InputError, match=r"cut blocks \[1\] in step 2; give blocks out of \[0, 2, 3\]"):
-        fork.attention(2, "cat", blocks="double")

@@ -189,11 +189,11 @@ class NoText:
         if self.first >= num_steps:
             raise InputError(f"there is no step {self.first}")
 
-    def at(self, step, words, text_length, config, attend=attention):
-        def without_text(q, k, v, layer):
-            return attend(q, k[:, :, text_length:], v[:, :, text_length:], layer)
+    def at(self, step, words, text_length, config):
+        def attend(q, k, v, layer):
+            return attention(q, k[:, :, text_length:], v[:, :, text_length:], layer)
 
-        return (without_text if step >= self.first else attend), frozenset()
+        return (attend if step >= self.first else attention), frozenset()
 
 
 def test_an_intervention_holds_from_the_fork_on_and_is_replayed(run):
