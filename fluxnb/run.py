@@ -24,6 +24,7 @@ from fluxnb.settings import Settings, branch, warn_of_no_effect
 
 if TYPE_CHECKING:
     from fluxnb.session import FluxSession
+    from fluxnb.source import Source
 
 KINDS = ("clean", "noisy")
 """What of a step a picture can show: where its straight line ends, or the latents before it."""
@@ -40,9 +41,10 @@ class Run:
         first: Latents that the run, or its part after the fork, starts from, evaluated.
         steps: Steps shared with the parent.
         parent: Run that this one branched off from.
+        source: Picture that the run started from.
 
     Attributes:
-        session: As given, like `settings` and `parent`.
+        session: As given, like `settings`, `parent` and `source`.
         text: The prompt as the transformer reads it.
         negative: The negative text likewise, None without CFG.
     """
@@ -54,11 +56,13 @@ class Run:
         first: mx.array,
         steps: tuple[Step, ...] = (),
         parent: Run | None = None,
+        source: Source | None = None,
     ):
         """Encodes the texts."""
         self.session = session
         self.settings = settings
         self.parent = parent
+        self.source = source
         self.text: TextEmbedding = session.encode_text(settings.prompt)
         self.negative: TextEmbedding | None = (
             session.encode_text(settings.negative_text) if settings.has_cfg else None
@@ -93,7 +97,10 @@ class Run:
 
     @property
     def sigmas(self) -> tuple[float, ...]:
-        """Noise levels before each step and after the last, `num_steps` + 1 of them, from 1 to 0."""
+        """Noise levels before each step and after the last, `num_steps` + 1 of them, from 1 to 0.
+
+        A run from a picture starts below 1, see `FluxSession.start`.
+        """
         return self.settings.sigmas
 
     @property
@@ -234,11 +241,13 @@ class Run:
         warn_of_no_effect(pipeline.entry, settings, guidance, negative_text)
         first = self._steps[at].latents if at < len(self._steps) else self.latents
         if settings.seed != self._owner(at).seed:
-            first = pipeline.noise(settings)
             if at:
-                first = flow.add_noise(flow.clean(self._steps[at - 1]), first, self.sigmas[at])
+                clean, noise = flow.clean(self._steps[at - 1]), pipeline.noise(settings)
+                first = flow.add_noise(clean, noise, self.sigmas[at])
                 mx.eval(first)
-        run = Run(self.session, settings, first, self._steps[:at], parent=self)
+            else:
+                first = pipeline.first_latents(settings, self.source)
+        run = Run(self.session, settings, first, self._steps[:at], parent=self, source=self.source)
         if (run.text, run.negative) != (self.text, self.negative):
             warn_of_texts(run.text, run.negative)
         return run

@@ -11,6 +11,7 @@ from fluxnb.errors import InputError
 from fluxnb.pipeline import FluxPipeline, warn_of_texts
 from fluxnb.run import Run
 from fluxnb.settings import fill_in, warn_of_no_effect
+from fluxnb.source import read
 
 TEXTS_KEPT = 32  # embeddings; 8 MB each for FLUX.1-dev
 
@@ -63,13 +64,15 @@ class FluxSession:
             guidance: Guidance strength, for a model that takes one.
             cfg_weight: At least 0; 0 switches CFG off.
             negative_text: What CFG leads away from.
-            latent_size: (H, W) in latent cells of 8 pixels, even.
-            image: Picture to start from; not there yet.
-            denoise: How much of it to draw anew; not there yet.
+            latent_size: (H, W) in latent cells of 8 pixels, even; that of the picture if there is one.
+            image: Picture to start from: a path, a Pillow image or an array, see `fluxnb.source.read`.
+            denoise: How much of it to draw anew, above 0 and at most 1: the run leaves out the first steps
+                and starts from the picture with the noise of the first step that is left.
 
         Raises:
             InputError: if an argument is none that can be drawn with.
         """
+        source = None if image is None else read(image)
         settings = fill_in(
             self.pipeline.entry,
             prompt,
@@ -80,10 +83,10 @@ class FluxSession:
             cfg_weight=cfg_weight,
             negative_text=negative_text,
             latent_size=latent_size,
-            image=image,
+            image=source,
             denoise=denoise,
         )
-        warn_of_no_effect(self.pipeline.entry, settings, guidance, negative_text)
-        run = Run(self, settings, self.pipeline.noise(settings))
+        warn_of_no_effect(self.pipeline.entry, settings, guidance, negative_text, denoise)
+        run = Run(self, settings, self.pipeline.first_latents(settings, source), source=source)
         warn_of_texts(run.text, run.negative)
         return run

@@ -8,10 +8,14 @@ from __future__ import annotations
 import secrets
 import warnings
 from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
 
 from fluxnb import checks, flow
 from fluxnb.checkpoints.catalog import Entry
 from fluxnb.errors import FluxnbWarning, InputError
+
+if TYPE_CHECKING:
+    from fluxnb.source import Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +26,14 @@ class Settings:
         prompt: What is asked for.
         negative_text: What CFG leads away from.
         seed: Of the noise.
-        sigmas: Noise levels, from the first to 0; one more than there are steps.
+        sigmas: Noise levels, from the first to 0; one more than there are steps. The first is 1 or, for a run
+            from a picture, below.
         shift: Static shift that they were made with.
         guidance: Guidance strength, None for a network that takes none.
         cfg_weight: CFG as in `negative + cfg_weight * (positive - negative)`; 0 switches it off.
         latent_size: (H, W) in latent cells of 8 pixels.
+        image: Digest of the picture that it starts from (`fluxnb.source`), None for pure noise.
+        denoise: How much of that picture is drawn anew, above 0 and at most 1; 1 without one.
     """
 
     prompt: str
@@ -37,6 +44,8 @@ class Settings:
     guidance: float | None
     cfg_weight: float
     latent_size: tuple[int, int]
+    image: str | None = None
+    denoise: float = 1.0
 
     @property
     def num_steps(self) -> int:
@@ -60,7 +69,7 @@ def fill_in(
     cfg_weight: float | None = None,
     negative_text: str = "",
     latent_size: tuple[int, int] | None = None,
-    image: object = None,
+    image: Source | None = None,
     denoise: float = 1.0,
 ) -> Settings:
     """Checks the arguments of a run; what is None becomes the model's default.
@@ -75,28 +84,38 @@ def fill_in(
         cfg_weight: At least 0; 0 switches CFG off.
         negative_text: What CFG leads away from.
         latent_size: (H, W) in latent cells of 8 pixels, even.
-        image: Picture to start from; not there yet.
-        denoise: How much of it to draw anew; not there yet.
+        image: Picture to start from; without `latent_size` it gives the size, see `Source.latent_size`.
+        denoise: How much of it to draw anew, above 0 and at most 1: of `num_steps` steps it leaves out the
+            first `flow.skipped_steps`.
 
     Raises:
         InputError: if one of them is none that can be drawn with.
     """
-    if image is not None or denoise != 1:
-        raise InputError(
-            f"a run cannot start from a picture yet, but image is {image!r} and denoise {denoise!r}; "
-            "leave the picture out and denoise at 1"
-        )
     prompt, negative_text = checks.text("the prompt", prompt), checks.text("negative_text", negative_text)
     seed = secrets.randbelow(2**32) if seed is None else checks.whole("seed", seed, *flow.SEEDS)
-    size = checks.latent_size(entry.latent_size if latent_size is None else latent_size)
+    own_size = entry.latent_size if image is None else image.latent_size(entry.latent_size)
+    size = checks.latent_size(own_size if latent_size is None else latent_size)
     shift = default_shift(entry, size) if shift is None else checks.number("shift", shift, above=0)
     sigmas = flow.schedule(entry.num_steps if num_steps is None else num_steps, shift)
+    denoise = checks.number("denoise", denoise, above=0, high=1)
+    if image is not None:
+        sigmas = _from_picture(sigmas, denoise)
     weight = entry.cfg_weight if cfg_weight is None else checks.number("cfg_weight", cfg_weight, low=0)
     if guidance is not None:
         guidance = checks.number("guidance", guidance, low=0)
     if guidance is None or entry.guidance is None:
         guidance = entry.guidance
-    return Settings(prompt, negative_text, seed, sigmas, shift, guidance, weight, size)
+    settings = Settings(prompt, negative_text, seed, sigmas, shift, guidance, weight, size)
+    return settings if image is None else replace(settings, image=image.digest, denoise=denoise)
+
+
+def _from_picture(sigmas: tuple[float, ...], denoise: float) -> tuple[float, ...]:
+    """Leaves out the steps at the start that a run from a picture does not make."""
+    steps = len(sigmas) - 1
+    skipped = flow.skipped_steps(steps, denoise)
+    if skipped == steps:
+        raise InputError(f"denoise {denoise:g} leaves none of {steps} steps; try denoise={1 / steps:.2g}")
+    return sigmas[skipped:]
 
 
 def branch(entry: Entry, old: Settings, at: int, **changes) -> Settings:
@@ -115,8 +134,10 @@ def branch(entry: Entry, old: Settings, at: int, **changes) -> Settings:
         InputError: if one of them is none that can be drawn with.
     """
     same = asdict(old) | {"num_steps": old.num_steps}
+    kept = {name: same.pop(name) for name in ("image", "denoise")}
     del same["sigmas"]
     new = fill_in(entry, **same | {name: value for name, value in changes.items() if value is not None})
+    new = replace(new, **kept)
     if (new.num_steps, new.shift) == (old.num_steps, old.shift):
         return replace(new, sigmas=old.sigmas)
     left = checks.whole("num_steps", new.num_steps, low=at + 1) - at
@@ -133,9 +154,13 @@ def default_shift(entry: Entry, latent_size: tuple[int, int]) -> float:
 
 
 def warn_of_no_effect(
-    entry: Entry, settings: Settings, guidance: float | None, negative_text: str | None
+    entry: Entry,
+    settings: Settings,
+    guidance: float | None,
+    negative_text: str | None,
+    denoise: float | None = None,
 ) -> None:
-    """Warns of what was asked for just now and changes nothing.
+    """Warns of what was asked for just now and changes nothing; None is what was not asked for.
 
     Called by who was called by the user, so that the warning points at the user's line.
     """
@@ -144,4 +169,15 @@ def warn_of_no_effect(
         warnings.warn(message, FluxnbWarning, stacklevel=3)
     if negative_text and not settings.has_cfg:
         message = f"negative_text has no effect at cfg_weight {settings.cfg_weight:g}; try cfg_weight=3"
+        warnings.warn(message, FluxnbWarning, stacklevel=3)
+    if denoise is None:
+        return
+    if settings.image is None and denoise != 1:
+        message = f"denoise {denoise:g} has no effect without a picture to start from; give one"
+        warnings.warn(message, FluxnbWarning, stacklevel=3)
+    if settings.image is not None and settings.sigmas[0] == 1:
+        message = (
+            f"the picture has no effect: denoise {denoise:g} of {settings.num_steps} steps is all of them, "
+            "from pure noise; try denoise=0.6"
+        )
         warnings.warn(message, FluxnbWarning, stacklevel=3)

@@ -221,8 +221,10 @@ def test_a_bad_fork_says_what_was_wrong(run, arguments, message):
         ({"latent_size": (16.0, 16)}, "the height in latent_size is 16.0"),
         ({"latent_size": 16}, "latent_size is 16; give .height, width."),
         ({"latent_size": (8, 8, 8)}, r"latent_size is \(8, 8, 8\)"),
-        ({"image": "cat.png"}, "cannot start from a picture yet"),
-        ({"denoise": 0.5}, "cannot start from a picture yet"),
+        ({"image": "cat.png"}, "there is no picture cat.png"),
+        ({"denoise": 0}, "denoise is 0; give a finite number above 0 and at most 1"),
+        ({"denoise": 1.01}, "denoise is 1.01"),
+        ({"denoise": float("nan")}, "denoise is nan"),
     ],
 )
 def test_a_bad_start_says_what_was_wrong(session, arguments, message):
