@@ -7,6 +7,7 @@ with the same versions, and so any attention of any step can be had later, by re
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -37,12 +38,15 @@ class Run:
     Args:
         session: Encodes the texts.
         settings: All that decides the picture.
-        first: Latents that the run, or its part after the fork, starts from, evaluated.
-        steps: Steps shared with the parent.
-        parent: Run that this one branched off from.
+        latents: The state that the run goes on from, evaluated.
+        steps: Steps that led there.
+        parent: Run that this one branched off from, after `at` steps; a run holds its parent in memory, but
+            not its children.
+        at: Steps shared with the parent; None for all of `steps`.
+        text: The prompt as the transformer reads it; None to encode it.
 
     Attributes:
-        session: As given, like `settings` and `parent`.
+        session: As given, like `settings`, `parent` and `at`.
         text: The prompt as the transformer reads it.
         negative: The negative text likewise, None without CFG.
     """
@@ -51,21 +55,25 @@ class Run:
         self,
         session: FluxSession,
         settings: Settings,
-        first: mx.array,
+        latents: mx.array,
         steps: tuple[Step, ...] = (),
         parent: Run | None = None,
+        at: int | None = None,
+        text: TextEmbedding | None = None,
     ):
-        """Encodes the texts."""
+        """Encodes the texts, if they are not there."""
         self.session = session
         self.settings = settings
         self.parent = parent
-        self.text: TextEmbedding = session.encode_text(settings.prompt)
+        self.at = len(steps) if at is None else at
+        self.text: TextEmbedding = session.encode_text(settings.prompt) if text is None else text
         self.negative: TextEmbedding | None = (
             session.encode_text(settings.negative_text) if settings.has_cfg else None
         )
-        self._first = first
-        self._shared = len(steps)
-        self._steps = steps
+        self._state = steps, latents  # one assignment changes both, so that no interrupt comes between
+        self._children: list[weakref.ref[Run]] = []
+        if parent is not None:
+            parent._children = [*map(weakref.ref, parent.children), weakref.ref(self)]
 
     def __repr__(self) -> str:
         """Says what is drawn and how far it is."""
@@ -82,8 +90,8 @@ class Run:
         return self.settings.negative_text
 
     @property
-    def seed(self) -> int:
-        """Seed of the noise."""
+    def seed(self) -> int | None:
+        """Seed of the noise, None for a start from own latents."""
         return self.settings.seed
 
     @property
@@ -97,8 +105,8 @@ class Run:
         return self.settings.sigmas
 
     @property
-    def shift(self) -> float:
-        """Static shift of the schedule; after a fork, of the part after it."""
+    def shift(self) -> float | None:
+        """Static shift of the schedule; after a fork, of the part after it; None for own sigmas."""
         return self.settings.shift
 
     @property
@@ -124,22 +132,22 @@ class Run:
     @property
     def steps(self) -> tuple[Step, ...]:
         """The steps made so far, those shared with the parent included."""
-        return self._steps
+        return self._state[0]
 
     @property
     def done(self) -> bool:
         """Whether all steps are made."""
-        return len(self._steps) == self.num_steps
+        return len(self.steps) == self.num_steps
 
     @property
     def latents(self) -> mx.array:
         """The current latents: float32 (1, H, W, C), evaluated; those of the picture once the run is done."""
-        steps = self._steps
-        if len(steps) == self._shared:
-            return self._first
-        latents = flow.euler(steps[-1])
-        mx.eval(latents)
-        return latents
+        return self._state[1]
+
+    @property
+    def children(self) -> tuple[Run, ...]:
+        """The runs that branched off from this one and are still in use, in their order."""
+        return tuple(run for ref in self._children if (run := ref()) is not None)
 
     def advance(self) -> Step:
         """Makes the next step and returns it.
@@ -151,10 +159,14 @@ class Run:
             raise InputError(
                 f"the run has made all of its {self.num_steps} steps; fork it or start another one"
             )
-        step = self.session.pipeline.step(
-            len(self._steps), self.latents, self.settings, self.text, self.negative
-        )
-        self._steps = (*self._steps, step)  # the only change there is: an interrupt before it loses one step
+        steps, latents = self._state
+        step = self.session.pipeline.step(len(steps), latents, self.settings, self.text, self.negative)
+        latents = flow.euler(step)
+        mx.eval(latents)
+        self._state = (
+            (*steps, step),
+            latents,
+        )  # the only change there is: an interrupt before it loses one step
         return step
 
     def __iter__(self) -> Iterator[Step]:
@@ -179,14 +191,14 @@ class Run:
             InputError: if there is no such step or kind.
         """
         checks.choice("kind", kind, KINDS)
-        count = len(self._steps)
+        count = len(self.steps)
         i = checks.whole("the step of an image", i, -1, count)
         i = count if i == -1 else i
         if kind == "noisy":
-            return self.session.pipeline.decode(self.latents if i == count else self._steps[i].latents)
+            return self.session.pipeline.decode(self.latents if i == count else self.steps[i].latents)
         if not count:
             raise InputError("the run has made no step yet, so nothing is clean; call advance() or finish()")
-        return self.session.pipeline.decode(flow.clean(self._steps[min(i, count - 1)]))
+        return self.session.pipeline.decode(flow.clean(self.steps[min(i, count - 1)]))
 
     def fork(
         self,
@@ -196,6 +208,7 @@ class Run:
         seed: int | None = None,
         num_steps: int | None = None,
         shift: float | None = None,
+        sigmas: Iterable[float] | None = None,
         guidance: float | None = None,
         cfg_weight: float | None = None,
         negative_text: str | None = None,
@@ -211,6 +224,7 @@ class Run:
             seed: New noise, mixed at the noise level of step `at` with the clean picture of the step before.
             num_steps: Steps of the whole run, shared ones included.
             shift: Static shift; the rest of the schedule starts at the noise level that is reached.
+            sigmas: The rest of the schedule in place of these two, from the level that is reached to 0.
             guidance: Guidance strength.
             cfg_weight: Weight of CFG.
             negative_text: What CFG leads away from.
@@ -220,13 +234,14 @@ class Run:
             InputError: if an argument is none that can be drawn with, or the intervention speaks of a word,
                 block, head or step that there is not.
         """
-        at = checks.whole("at", at, 0, len(self._steps))
+        at = checks.whole("at", at, 0, len(self.steps))
         pipeline = self.session.pipeline
         settings = branch(
             pipeline.entry,
             self.settings,
             at,
-            intervention,
+            sigmas=sigmas,
+            intervention=intervention,
             prompt=prompt,
             seed=seed,
             num_steps=num_steps,
@@ -236,16 +251,17 @@ class Run:
             negative_text=negative_text,
         )
         warn_of_no_effect(pipeline.entry, settings, guidance, negative_text)
-        first = self._steps[at].latents if at < len(self._steps) else self.latents
+        latents = self.steps[at].latents if at < len(self.steps) else self.latents
         if settings.seed != self._owner(at).seed:
-            first = pipeline.noise(settings)
+            latents = pipeline.noise(settings)
             if at:
-                first = flow.add_noise(flow.clean(self._steps[at - 1]), first, self.sigmas[at])
-                mx.eval(first)
-        run = Run(self.session, settings, first, self._steps[:at], parent=self)
+                latents = flow.add_noise(flow.clean(self.steps[at - 1]), latents, self.sigmas[at])
+                mx.eval(latents)
+        text = self.text if prompt is None else self.session.encode_text(settings.prompt)
         if settings.intervention is not None:
             config = pipeline.networks.mmdit.config
-            settings.intervention.check(run.words, config, run.num_steps, at)
+            settings.intervention.check(text.words, config, settings.num_steps, at)
+        run = Run(self.session, settings, latents, self.steps[:at], parent=self, text=text)
         if (run.text, run.negative) != (self.text, self.negative):
             warn_of_texts(run.text, run.negative)
         return run
@@ -262,7 +278,7 @@ class Run:
             InputError: if there is no such step.
         """
         index = self._made(step)
-        owner, record = self._owner(index), self._steps[index]
+        owner, record = self._owner(index), self.steps[index]
         velocity = self.session.pipeline.velocity_at(
             index, record.latents, record.sigma, owner.settings, owner.text, owner.negative, attend
         )
@@ -292,7 +308,7 @@ class Run:
             InputError: if there is no such step, word, block, head or direction; it says what there is.
         """
         index = self._made(step)
-        owner, record = self._owner(index), self._steps[index]
+        owner, record = self._owner(index), self.steps[index]
         text, config = owner.text, self.session.pipeline.networks.mmdit.config
         name, positions = probe.find_word(word, text.words)
         numbers = probe.find_blocks(blocks, config.depth, config.depth_single)
@@ -309,7 +325,7 @@ class Run:
 
     def _made(self, step: int) -> int:
         """Returns the index of a step that has been made; -1 is the last one."""
-        count = len(self._steps)
+        count = len(self.steps)
         if not count:
             raise InputError("the run has made no step yet; call advance() or finish()")
         step = checks.whole("step", step, -1, count - 1)
@@ -318,6 +334,6 @@ class Run:
     def _owner(self, step: int) -> Run:
         """Returns the run that made a step, or will: this one or, for a shared step, an ancestor."""
         run = self
-        while step < run._shared:
+        while step < run.at:
             run = run.parent
         return run

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Protocol
 
@@ -37,24 +38,26 @@ class Settings:
     Args:
         prompt: What is asked for.
         negative_text: What CFG leads away from.
-        seed: Of the noise.
+        seed: Of the noise; None for a start from own latents.
         sigmas: Noise levels, from the first to 0; one more than there are steps.
-        shift: Static shift that they were made with.
+        shift: Static shift that they, or those after the fork, were made with; None for own sigmas.
         guidance: Guidance strength, None for a network that takes none.
         cfg_weight: CFG as in `negative + cfg_weight * (positive - negative)`; 0 switches it off.
         latent_size: (H, W) in latent cells of 8 pixels.
         intervention: Holds from the fork on that brought it; None for the network as it is.
+        embedding: Digest of an own embedding (`given.digest`) that stands for the prompt, or None.
     """
 
     prompt: str
     negative_text: str
-    seed: int
+    seed: int | None
     sigmas: tuple[float, ...]
-    shift: float
+    shift: float | None
     guidance: float | None
     cfg_weight: float
     latent_size: tuple[int, int]
     intervention: Intervention | None = None
+    embedding: str | None = None
 
     @property
     def num_steps(self) -> int:
@@ -74,6 +77,7 @@ def fill_in(
     seed: int | None = 0,
     num_steps: int | None = None,
     shift: float | None = None,
+    sigmas: Iterable[float] | None = None,
     guidance: float | None = None,
     cfg_weight: float | None = None,
     negative_text: str = "",
@@ -89,6 +93,7 @@ def fill_in(
         seed: Of the noise, as torch takes it; None draws one.
         num_steps: 1 to 1000.
         shift: Static shift, above 0.
+        sigmas: Noise levels in place of `num_steps` and `shift`, see `flow.own_schedule`.
         guidance: Guidance strength, at least 0.
         cfg_weight: At least 0; 0 switches CFG off.
         negative_text: What CFG leads away from.
@@ -107,8 +112,12 @@ def fill_in(
     prompt, negative_text = checks.text("the prompt", prompt), checks.text("negative_text", negative_text)
     seed = secrets.randbelow(2**32) if seed is None else checks.whole("seed", seed, *flow.SEEDS)
     size = checks.latent_size(entry.latent_size if latent_size is None else latent_size)
-    shift = default_shift(entry, size) if shift is None else checks.number("shift", shift, above=0)
-    sigmas = flow.schedule(entry.num_steps if num_steps is None else num_steps, shift)
+    if sigmas is None:
+        shift = default_shift(entry, size) if shift is None else checks.number("shift", shift, above=0)
+        sigmas = flow.schedule(entry.num_steps if num_steps is None else num_steps, shift)
+    else:
+        _only_sigmas(num_steps, shift)
+        sigmas = flow.own_schedule(sigmas)
     weight = entry.cfg_weight if cfg_weight is None else checks.number("cfg_weight", cfg_weight, low=0)
     if guidance is not None:
         guidance = checks.number("guidance", guidance, low=0)
@@ -118,7 +127,13 @@ def fill_in(
 
 
 def branch(
-    entry: Entry, old: Settings, at: int, intervention: Intervention | None = None, **changes
+    entry: Entry,
+    old: Settings,
+    at: int,
+    *,
+    sigmas: Iterable[float] | None = None,
+    intervention: Intervention | None = None,
+    **changes,
 ) -> Settings:
     """Changes the settings of a run from step `at` on.
 
@@ -129,20 +144,39 @@ def branch(
         entry: The model and its defaults.
         old: What the run was started with.
         at: Steps that are shared, at most all.
+        sigmas: The rest of the schedule in place of these two, from the noise level at step `at` to 0.
         intervention: Takes the place of the old one.
         changes: Arguments of `fill_in`; what is None stays as it was.
 
     Raises:
         InputError: if one of them is none that can be drawn with.
     """
+    changes = {name: value for name, value in changes.items() if value is not None}
     same = {field.name: getattr(old, field.name) for field in fields(old)} | {"num_steps": old.num_steps}
-    del same["sigmas"], same["intervention"]
-    new = fill_in(entry, **same | {name: value for name, value in changes.items() if value is not None})
-    new = replace(new, intervention=old.intervention if intervention is None else intervention)
-    if (new.num_steps, new.shift) == (old.num_steps, old.shift):
-        return replace(new, sigmas=old.sigmas)
+    kept = {name: same.pop(name) for name in ("intervention", "embedding")}
+    if intervention is not None:
+        kept["intervention"] = intervention
+    if "prompt" in changes:
+        kept["embedding"] = None
+    if old.seed is None and "seed" not in changes:
+        same["seed"], kept["seed"] = 0, None
+    del same["sigmas"]
+    new = replace(fill_in(entry, **same | changes), **kept)
+    if sigmas is not None:
+        _only_sigmas(changes.get("num_steps"), changes.get("shift"))
+        rest = flow.own_schedule(sigmas, start=old.sigmas[at])
+        return replace(new, sigmas=old.sigmas[:at] + rest, shift=None)
+    if new.num_steps == old.num_steps and changes.get("shift", old.shift) == old.shift:
+        return replace(new, sigmas=old.sigmas, shift=old.shift)
     left = checks.whole("num_steps", new.num_steps, low=at + 1) - at
     return replace(new, sigmas=old.sigmas[:at] + flow.schedule(left, new.shift, start=old.sigmas[at]))
+
+
+def _only_sigmas(num_steps: int | None, shift: float | None) -> None:
+    """Refuses a schedule that is given twice."""
+    for name, value in (("num_steps", num_steps), ("shift", shift)):
+        if value is not None:
+            raise InputError(f"sigmas is the whole schedule, but {name} is {value!r}; give one of the two")
 
 
 def default_shift(entry: Entry, latent_size: tuple[int, int]) -> float:

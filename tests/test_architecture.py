@@ -18,6 +18,7 @@ FLOORS = (
     ("flow", "checkpoints"),
     ("settings", "probe"),
     ("pipeline",),
+    ("given",),
     ("run",),
     ("session",),
     ("plots", "widgets", "cli"),
