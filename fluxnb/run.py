@@ -21,6 +21,7 @@ from fluxnb.model.layers import Attend
 from fluxnb.model.tokenizers import Word
 from fluxnb.pipeline import TextEmbedding, warn_of_texts
 from fluxnb.probe import AttentionMap
+from fluxnb.questions import Questions
 from fluxnb.settings import Intervention, Settings, branch, warn_of_no_effect
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ KINDS = ("clean", "noisy")
 """What of a step a picture can show: where its straight line ends, or the latents before it."""
 
 
-class Run:
+class Run(Questions):
     """One way from noise to picture; `FluxSession.start` and `Run.fork` make it.
 
     Iterating over a run advances it.
