@@ -22,6 +22,7 @@ from fluxnb import checks, flow, images
 from fluxnb.checkpoints import store
 from fluxnb.errors import PromptWarning
 from fluxnb.flow import Step
+from fluxnb.model import mmdit
 from fluxnb.model.layers import Attend, attention
 from fluxnb.model.tokenizers import Word
 from fluxnb.settings import Settings, fill_in, warn_of_no_effect
@@ -140,6 +141,7 @@ class FluxPipeline:
         negative: TextEmbedding | None = None,
         cfg_weight: float = 0.0,
         attend: Attend = attention,
+        without: frozenset[int] = frozenset(),
     ) -> mx.array:
         """Returns the direction from picture to noise at `latents`, not evaluated.
 
@@ -151,20 +153,22 @@ class FluxPipeline:
             negative: Text that CFG leads away from by a second pass; None for one pass.
             cfg_weight: How far.
             attend: Attention of the first pass; the second keeps the default.
+            without: Numbers of blocks that the first pass leaves out; the second has them all.
 
         Returns:
             (1, H, W, C), float32.
         """
-        positive = self._pass(latents, sigma, text, guidance, attend)
+        positive = self._pass(latents, sigma, text, guidance, attend, without)
         if negative is None:
             return positive
         other = self._pass(latents, sigma, negative, guidance, attention)
         return other + cfg_weight * (positive - other)
 
-    def _pass(self, latents, sigma, text, guidance, attend) -> mx.array:
+    def _pass(self, latents, sigma, text, guidance, attend, without=frozenset()) -> mx.array:
         """Runs the transformer once."""
         size = latents.shape[1:3]
-        velocity = self.networks.mmdit(
+        network = mmdit.without(self.networks.mmdit, without)
+        velocity = network(
             flow.pack(latents),
             text.txt,
             text.vec,
@@ -197,11 +201,19 @@ class FluxPipeline:
             negative: Text that CFG leads away from, None for one pass.
             attend: Attention of the pass with the prompt, in place of the settings' intervention.
         """
+        without = frozenset()
         if attend is None and settings.intervention is not None:
             config = self.networks.mmdit.config
-            attend, _ = settings.intervention.at(index, text.words, text.txt.shape[1], config)
+            attend, without = settings.intervention.at(index, text.words, text.txt.shape[1], config)
         return self.velocity(
-            latents, sigma, text, settings.guidance, negative, settings.cfg_weight, attend or attention
+            latents,
+            sigma,
+            text,
+            settings.guidance,
+            negative,
+            settings.cfg_weight,
+            attend or attention,
+            without,
         )
 
     def step(

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import mlx.core as mx
 from PIL import Image
 
-from fluxnb import checks, flow, probe
+from fluxnb import checks, effect, flow, probe
+from fluxnb.effect import Effect
 from fluxnb.errors import InputError
 from fluxnb.flow import Step
 from fluxnb.model.layers import Attend
@@ -323,6 +324,31 @@ class Run(Questions):
         )  # lazy: only what the listener heard is computed
         weights, mass = listener.result()
         return AttentionMap(weights.reshape(h, w), mass, name, index, numbers, heads, direction)
+
+    def effect(
+        self,
+        intervention: Intervention,
+        step: int,
+        *,
+        word: str | Word | None = None,
+        direction: str = "image_to_word",
+        pictures: bool = False,
+    ) -> Effect:
+        """Says what an intervention does to a step, by making it twice, with the attention beside it.
+
+        Args:
+            intervention: See `fluxnb.interventions`.
+            step: Index of a step that has been made; a shared one was made with the parent's prompt.
+            word: Whose map, in all blocks, goes beside it; None for the first word of the intervention.
+            direction: Of the map, as for `attention`.
+            pictures: Whether to draw both ways to their ends, from this step on; the run stays as it is.
+
+        Raises:
+            InputError: if there is no such step, or the intervention speaks of a word, block, head or step
+                that does not exist, or is not meant for this step.
+        """
+        index = self._made(step)
+        return effect.measure(self._owner(index), index, intervention, word, direction, pictures)
 
     def _made(self, step: int) -> int:
         """Returns the index of a step that has been made; -1 is the last one."""
