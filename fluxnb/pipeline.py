@@ -21,6 +21,7 @@ from fluxnb.checkpoints import store
 from fluxnb.diffusionkit import DiffusionKitCalls
 from fluxnb.errors import InputError
 from fluxnb.flow import Step
+from fluxnb.model import mmdit
 from fluxnb.model.layers import Attend, attention
 from fluxnb.settings import Settings, fill_in, warn_of_no_effect
 from fluxnb.source import Source, read
@@ -129,6 +130,7 @@ class FluxPipeline(DiffusionKitCalls):
         negative: TextEmbedding | None = None,
         cfg_weight: float = 0.0,
         attend: Attend = attention,
+        without: frozenset[int] = frozenset(),
     ) -> mx.array:
         """Returns the direction from picture to noise at `latents`, not evaluated.
 
@@ -140,20 +142,22 @@ class FluxPipeline(DiffusionKitCalls):
             negative: Text that CFG leads away from by a second pass; None for one pass.
             cfg_weight: How far.
             attend: Attention of the first pass; the second keeps the default.
+            without: Numbers of blocks that the first pass leaves out; the second has them all.
 
         Returns:
             (1, H, W, C), float32.
         """
-        positive = self._pass(latents, sigma, text, guidance, attend)
+        positive = self._pass(latents, sigma, text, guidance, attend, without)
         if negative is None:
             return positive
         other = self._pass(latents, sigma, negative, guidance, attention)
         return other + cfg_weight * (positive - other)
 
-    def _pass(self, latents, sigma, text, guidance, attend) -> mx.array:
+    def _pass(self, latents, sigma, text, guidance, attend, without=frozenset()) -> mx.array:
         """Runs the transformer once."""
         size = latents.shape[1:3]
-        velocity = self.networks.mmdit(
+        network = mmdit.without(self.networks.mmdit, without)
+        velocity = network(
             flow.pack(latents),
             text.txt,
             text.vec,
@@ -164,6 +168,42 @@ class FluxPipeline(DiffusionKitCalls):
             attend=attend,
         )
         return flow.unpack(velocity, size).astype(mx.float32)
+
+    def velocity_at(
+        self,
+        index: int,
+        latents: mx.array,
+        sigma: float,
+        settings: Settings,
+        text: TextEmbedding,
+        negative: TextEmbedding | None,
+        attend: Attend | None = None,
+    ) -> mx.array:
+        """Returns the velocity that step `index` of a run takes or would take, not evaluated.
+
+        Args:
+            index: Number of the step, for the intervention if there is one.
+            latents: (1, H, W, C).
+            sigma: Noise level, 0..1.
+            settings: Of the run.
+            text: What to draw.
+            negative: Text that CFG leads away from, None for one pass.
+            attend: Attention of the pass with the prompt, in place of the settings' intervention.
+        """
+        without = frozenset()
+        if attend is None and settings.intervention is not None:
+            config = self.networks.mmdit.config
+            attend, without = settings.intervention.at(index, text.words, text.txt.shape[1], config)
+        return self.velocity(
+            latents,
+            sigma,
+            text,
+            settings.guidance,
+            negative,
+            settings.cfg_weight,
+            attend or attention,
+            without,
+        )
 
     def step(
         self,
@@ -176,7 +216,7 @@ class FluxPipeline(DiffusionKitCalls):
         """Makes step `index` of a run from the latents before it, evaluated."""
         start = time.perf_counter()
         sigma, sigma_next = settings.sigmas[index : index + 2]
-        velocity = self.velocity(latents, sigma, text, settings.guidance, negative, settings.cfg_weight)
+        velocity = self.velocity_at(index, latents, sigma, settings, text, negative)
         mx.eval(velocity)
         return Step(index, sigma, sigma_next, latents, velocity, time.perf_counter() - start)
 

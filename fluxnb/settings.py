@@ -7,12 +7,29 @@ from __future__ import annotations
 
 import secrets
 import warnings
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Protocol
 
 from fluxnb import checks, flow
 from fluxnb.checkpoints.catalog import Entry
 from fluxnb.errors import FluxnbWarning, InputError
+from fluxnb.model.config import MMDiTConfig
+from fluxnb.model.layers import Attend
+from fluxnb.model.tokenizers import Word
+
+
+class Intervention(Protocol):
+    """What is changed in the network's attention: a frozen record that can be hashed and compared."""
+
+    def check(self, words: tuple[Word, ...], config: MMDiTConfig, num_steps: int, first: int = 0) -> None:
+        """Raises InputError if it speaks of a word, block, head or step that does not exist."""
+
+    def at(
+        self, step: int, words: tuple[Word, ...], text_length: int, config: MMDiTConfig
+    ) -> tuple[Attend, frozenset[int]]:
+        """Returns what it does in one step: an attention function, and the blocks to leave out."""
+
 
 if TYPE_CHECKING:
     from fluxnb.source import Source
@@ -25,27 +42,31 @@ class Settings:
     Args:
         prompt: What is asked for.
         negative_text: What CFG leads away from.
-        seed: Of the noise.
+        seed: Of the noise; None for a start from own latents.
         sigmas: Noise levels, from the first to 0; one more than there are steps. The first is 1 or, for a run
-            from a picture, below.
-        shift: Static shift that they were made with.
+            from a picture or with own sigmas, below.
+        shift: Static shift that they, or those after the fork, were made with; None for own sigmas.
         guidance: Guidance strength, None for a network that takes none.
         cfg_weight: CFG as in `negative + cfg_weight * (positive - negative)`; 0 switches it off.
         latent_size: (H, W) in latent cells of 8 pixels.
         image: Digest of the picture that it starts from (`fluxnb.source`), None for pure noise.
         denoise: How much of that picture is drawn anew, above 0 and at most 1; 1 without one.
+        intervention: Holds from the fork on that brought it; None for the network as it is.
+        embedding: Digest of an own embedding (`given.digest`) that stands for the prompt, or None.
     """
 
     prompt: str
     negative_text: str
-    seed: int
+    seed: int | None
     sigmas: tuple[float, ...]
-    shift: float
+    shift: float | None
     guidance: float | None
     cfg_weight: float
     latent_size: tuple[int, int]
     image: str | None = None
     denoise: float = 1.0
+    intervention: Intervention | None = None
+    embedding: str | None = None
 
     @property
     def num_steps(self) -> int:
@@ -65,6 +86,7 @@ def fill_in(
     seed: int | None = 0,
     num_steps: int | None = None,
     shift: float | None = None,
+    sigmas: Iterable[float] | None = None,
     guidance: float | None = None,
     cfg_weight: float | None = None,
     negative_text: str = "",
@@ -80,6 +102,7 @@ def fill_in(
         seed: Of the noise, as torch takes it; None draws one.
         num_steps: 1 to 1000.
         shift: Static shift, above 0.
+        sigmas: Noise levels in place of `num_steps` and `shift`, see `flow.own_schedule`.
         guidance: Guidance strength, at least 0.
         cfg_weight: At least 0; 0 switches CFG off.
         negative_text: What CFG leads away from.
@@ -95,8 +118,12 @@ def fill_in(
     seed = secrets.randbelow(2**32) if seed is None else checks.whole("seed", seed, *flow.SEEDS)
     own_size = entry.latent_size if image is None else image.latent_size(entry.latent_size)
     size = checks.latent_size(own_size if latent_size is None else latent_size)
-    shift = default_shift(entry, size) if shift is None else checks.number("shift", shift, above=0)
-    sigmas = flow.schedule(entry.num_steps if num_steps is None else num_steps, shift)
+    if sigmas is None:
+        shift = default_shift(entry, size) if shift is None else checks.number("shift", shift, above=0)
+        sigmas = flow.schedule(entry.num_steps if num_steps is None else num_steps, shift)
+    else:
+        _only_sigmas(num_steps, shift)
+        sigmas = flow.own_schedule(sigmas)
     denoise = checks.number("denoise", denoise, above=0, high=1)
     if image is not None:
         sigmas = _from_picture(sigmas, denoise)
@@ -118,7 +145,15 @@ def _from_picture(sigmas: tuple[float, ...], denoise: float) -> tuple[float, ...
     return sigmas[skipped:]
 
 
-def branch(entry: Entry, old: Settings, at: int, **changes) -> Settings:
+def branch(
+    entry: Entry,
+    old: Settings,
+    at: int,
+    *,
+    sigmas: Iterable[float] | None = None,
+    intervention: Intervention | None = None,
+    **changes,
+) -> Settings:
     """Changes the settings of a run from step `at` on.
 
     The shared part of the schedule stays. The rest stays too unless `shift` or `num_steps` is new: then it
@@ -128,20 +163,39 @@ def branch(entry: Entry, old: Settings, at: int, **changes) -> Settings:
         entry: The model and its defaults.
         old: What the run was started with.
         at: Steps that are shared, at most all.
+        sigmas: The rest of the schedule in place of these two, from the noise level at step `at` to 0.
+        intervention: Takes the place of the old one.
         changes: Arguments of `fill_in`; what is None stays as it was.
 
     Raises:
         InputError: if one of them is none that can be drawn with.
     """
-    same = asdict(old) | {"num_steps": old.num_steps}
-    kept = {name: same.pop(name) for name in ("image", "denoise")}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    same = {field.name: getattr(old, field.name) for field in fields(old)} | {"num_steps": old.num_steps}
+    kept = {name: same.pop(name) for name in ("image", "denoise", "intervention", "embedding")}
+    if intervention is not None:
+        kept["intervention"] = intervention
+    if "prompt" in changes:
+        kept["embedding"] = None
+    if old.seed is None and "seed" not in changes:
+        same["seed"], kept["seed"] = 0, None
     del same["sigmas"]
-    new = fill_in(entry, **same | {name: value for name, value in changes.items() if value is not None})
-    new = replace(new, **kept)
-    if (new.num_steps, new.shift) == (old.num_steps, old.shift):
-        return replace(new, sigmas=old.sigmas)
+    new = replace(fill_in(entry, **same | changes), **kept)
+    if sigmas is not None:
+        _only_sigmas(changes.get("num_steps"), changes.get("shift"))
+        rest = flow.own_schedule(sigmas, start=old.sigmas[at])
+        return replace(new, sigmas=old.sigmas[:at] + rest, shift=None)
+    if new.num_steps == old.num_steps and changes.get("shift", old.shift) == old.shift:
+        return replace(new, sigmas=old.sigmas, shift=old.shift)
     left = checks.whole("num_steps", new.num_steps, low=at + 1) - at
     return replace(new, sigmas=old.sigmas[:at] + flow.schedule(left, new.shift, start=old.sigmas[at]))
+
+
+def _only_sigmas(num_steps: int | None, shift: float | None) -> None:
+    """Refuses a schedule that is given twice."""
+    for name, value in (("num_steps", num_steps), ("shift", shift)):
+        if value is not None:
+            raise InputError(f"sigmas is the whole schedule, but {name} is {value!r}; give one of the two")
 
 
 def default_shift(entry: Entry, latent_size: tuple[int, int]) -> float:
