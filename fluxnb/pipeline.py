@@ -7,7 +7,7 @@ Letters: see `fluxnb.model`. Latents are float32, (1, H, W, C), normalised as th
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -178,6 +178,7 @@ class FluxPipeline(DiffusionKitCalls):
         text: TextEmbedding,
         negative: TextEmbedding | None,
         attend: Attend | None = None,
+        hear: Callable[[Attend], Attend] | None = None,
     ) -> mx.array:
         """Returns the velocity that step `index` of a run takes or would take, not evaluated.
 
@@ -189,21 +190,15 @@ class FluxPipeline(DiffusionKitCalls):
             text: What to draw.
             negative: Text that CFG leads away from, None for one pass.
             attend: Attention of the pass with the prompt, in place of the settings' intervention.
+            hear: Puts a listener around that attention.
         """
         without = frozenset()
         if attend is None and settings.intervention is not None:
             config = self.networks.mmdit.config
             attend, without = settings.intervention.at(index, text.words, text.txt.shape[1], config)
-        return self.velocity(
-            latents,
-            sigma,
-            text,
-            settings.guidance,
-            negative,
-            settings.cfg_weight,
-            attend or attention,
-            without,
-        )
+        attend = attend or attention
+        cfg = settings.guidance, negative, settings.cfg_weight
+        return self.velocity(latents, sigma, text, *cfg, hear(attend) if hear else attend, without)
 
     def step(
         self,
@@ -212,11 +207,12 @@ class FluxPipeline(DiffusionKitCalls):
         settings: Settings,
         text: TextEmbedding,
         negative: TextEmbedding | None,
+        hear: Callable[[Attend], Attend] | None = None,
     ) -> Step:
-        """Makes step `index` of a run from the latents before it, evaluated."""
+        """Makes step `index` of a run from the latents before it, evaluated; `hear`: see `velocity_at`."""
         start = time.perf_counter()
         sigma, sigma_next = settings.sigmas[index : index + 2]
-        velocity = self.velocity_at(index, latents, sigma, settings, text, negative)
+        velocity = self.velocity_at(index, latents, sigma, settings, text, negative, hear=hear)
         mx.eval(velocity)
         return Step(index, sigma, sigma_next, latents, velocity, time.perf_counter() - start)
 

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 import mlx.core as mx
 from PIL import Image
 
-from fluxnb import checks, flow
+from fluxnb import checks, flow, look
 from fluxnb.errors import InputError
 from fluxnb.flow import Step
+from fluxnb.maps import AttentionMap
 from fluxnb.model.layers import Attend
 from fluxnb.model.tokenizers import Word
 from fluxnb.pipeline import TextEmbedding, warn_of_texts
-from fluxnb.probe import find_step
+from fluxnb.probe import Probe, find_step
 from fluxnb.questions import Questions
 from fluxnb.settings import Intervention, Settings, branch, warn_of_no_effect
 
@@ -47,9 +48,11 @@ class Run(Questions):
         at: Steps shared with the parent; None for all of `steps`.
         text: The prompt as the transformer reads it; None to encode it.
         source: Picture that the run started from.
+        probes: What is asked of every step while it is made, see `maps`.
+        maps: Answers for the steps that led there.
 
     Attributes:
-        session: As given, like `settings`, `parent`, `at` and `source`.
+        session: As given, like `settings`, `parent`, `at`, `source` and `probes`.
         text: The prompt as the transformer reads it.
         negative: The negative text likewise, None without CFG.
     """
@@ -64,6 +67,8 @@ class Run(Questions):
         at: int | None = None,
         text: TextEmbedding | None = None,
         source: Source | None = None,
+        probes: Iterable[Probe] = (),
+        maps: tuple[tuple[AttentionMap, ...], ...] = (),
     ):
         """Encodes the texts, if they are not there."""
         self.session = session
@@ -75,7 +80,9 @@ class Run(Questions):
         self.negative: TextEmbedding | None = (
             session.encode_text(settings.negative_text) if settings.has_cfg else None
         )
-        self._state = steps, latents  # one assignment changes both, so that no interrupt comes between
+        self.probes = checks.several("probes", probes, Probe)
+        self._asked = look.prepare(self, len(steps))
+        self._state = steps, latents, maps  # one assignment changes all, so that no interrupt comes between
         self._children: list[weakref.ref[Run]] = []
         if parent is not None:
             parent._children = [*map(weakref.ref, parent.children), weakref.ref(self)]
@@ -153,6 +160,11 @@ class Run(Questions):
         return self._state[1]
 
     @property
+    def maps(self) -> tuple[tuple[AttentionMap, ...], ...]:
+        """For each step made so far the answers to the run's probes, in their order."""
+        return self._state[2]
+
+    @property
     def children(self) -> tuple[Run, ...]:
         """The runs that branched off from this one and are still in use, in their order."""
         return tuple(run for ref in self._children if (run := ref()) is not None)
@@ -167,14 +179,16 @@ class Run(Questions):
             raise InputError(
                 f"the run has made all of its {self.num_steps} steps; fork it or start another one"
             )
-        steps, latents = self._state
-        step = self.session.pipeline.step(len(steps), latents, self.settings, self.text, self.negative)
+        steps, latents, maps = self._state
+        index, pipeline = len(steps), self.session.pipeline
+        hearing = None if self._asked is None else self._asked.hearing(look.cut_blocks(self, index))
+        hear = None if hearing is None else hearing.around
+        step = pipeline.step(index, latents, self.settings, self.text, self.negative, hear)
         latents = flow.euler(step)
         mx.eval(latents)
-        self._state = (
-            (*steps, step),
-            latents,
-        )  # the only change there is: an interrupt before it loses one step
+        heard = () if hearing is None else hearing.maps(index, step.sigma)
+        # the only change there is: an interrupt before it loses one step
+        self._state = (*steps, step), latents, (*maps, heard)
         return step
 
     def __iter__(self) -> Iterator[Step]:
@@ -221,6 +235,7 @@ class Run(Questions):
         cfg_weight: float | None = None,
         negative_text: str | None = None,
         intervention: Intervention | None = None,
+        probes: Iterable[Probe] = (),
     ) -> Run:
         """Branches off after `at` steps, which both runs share; with no change it ends in the same bits.
 
@@ -237,6 +252,7 @@ class Run(Questions):
             cfg_weight: Weight of CFG.
             negative_text: What CFG leads away from.
             intervention: What is changed in the network from step `at` on.
+            probes: What is asked of every step from there on, see `maps`; those of this run do not pass on.
 
         Raises:
             InputError: if an argument is none that can be drawn with, or the intervention speaks of a word,
@@ -272,7 +288,15 @@ class Run(Questions):
             config = pipeline.networks.mmdit.config
             settings.intervention.check(text.words, config, settings.num_steps, at)
         run = Run(
-            self.session, settings, latents, self.steps[:at], parent=self, text=text, source=self.source
+            self.session,
+            settings,
+            latents,
+            self.steps[:at],
+            parent=self,
+            text=text,
+            source=self.source,
+            probes=probes,
+            maps=self.maps[:at],
         )
         if (run.text, run.negative) != (self.text, self.negative):
             warn_of_texts(run.text, run.negative)

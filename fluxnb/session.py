@@ -12,6 +12,7 @@ from functools import lru_cache
 from fluxnb import given
 from fluxnb.errors import InputError
 from fluxnb.pipeline import FluxPipeline, warn_of_texts
+from fluxnb.probe import Probe
 from fluxnb.run import Run
 from fluxnb.settings import fill_in, warn_of_no_effect
 from fluxnb.source import read
@@ -60,6 +61,7 @@ class FluxSession:
         sigmas: Iterable[float] | None = None,
         latents: object = None,
         text: object = None,
+        probes: Iterable[Probe] = (),
     ) -> Run:
         """Opens a run before its first step.
 
@@ -80,6 +82,7 @@ class FluxSession:
                 (1, H, W, C), an array of MLX or numpy; they give the size.
             text: An embedding to draw from instead of the encoders', whose name the prompt then is: a
                 `TextEmbedding`, or arrays (txt, vec) of the shapes that `encode_text` gives.
+            probes: What is asked of every step while it is made, see `run.maps`; the picture stays the same.
 
         Raises:
             InputError: if an argument is none that can be drawn with.
@@ -113,6 +116,6 @@ class FluxSession:
             latents = self.pipeline.first_latents(settings, source)
         else:
             settings = replace(settings, seed=None)
-        run = Run(self, settings, latents, text=text, source=source)
+        run = Run(self, settings, latents, text=text, source=source, probes=probes)
         warn_of_texts(run.text, run.negative)
         return run
