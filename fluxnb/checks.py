@@ -26,13 +26,20 @@ def whole(name: str, value: object, low: int | None = None, high: int | None = N
     return number
 
 
-def number(name: str, value: object, low: float | None = None, above: float | None = None) -> float:
-    """Returns `value` as a finite float that is at least `low` or greater than `above`.
+def number(
+    name: str,
+    value: object,
+    low: float | None = None,
+    above: float | None = None,
+    high: float | None = None,
+) -> float:
+    """Returns `value` as a finite float that is at least `low`, greater than `above` and at most `high`.
 
     Raises:
-        InputError: if it is no number, not finite, or too small.
+        InputError: if it is no number, not finite, too small or too large.
     """
-    bound = f" of at least {low:g}" if low is not None else f" above {above:g}" if above is not None else ""
+    bounds = (("of at least", low), ("above", above), ("at most", high))
+    bound = " and".join(f" {words} {limit:g}" for words, limit in bounds if limit is not None)
     expected = f"{name} is {value!r}; give a finite number{bound}"
     if isinstance(value, (bool, str, bytes)):
         raise InputError(expected)
@@ -44,6 +51,7 @@ def number(name: str, value: object, low: float | None = None, above: float | No
         not math.isfinite(result)
         or (low is not None and result < low)
         or (above is not None and result <= above)
+        or (high is not None and result > high)
     ):
         raise InputError(expected)
     return result
@@ -70,6 +78,19 @@ def choice(name: str, value: object, choices: Iterable[str]) -> str:
     if not isinstance(value, str) or value not in choices:
         raise InputError(f"{name} is {value!r}; give one of {', '.join(map(repr, choices))}")
     return value
+
+
+def several(name: str, value: object, kind: type) -> tuple:
+    """Returns the items of `value` if all are of a kind.
+
+    Raises:
+        InputError: if they are not, or there are none to go through.
+    """
+    items = tuple(value) if isinstance(value, Iterable) else (value,)
+    for item in items:
+        if not isinstance(item, kind):
+            raise InputError(f"{name} holds {item!r}; give a list of {kind.__name__}(...)")
+    return items
 
 
 def latent_size(value: object) -> tuple[int, int]:

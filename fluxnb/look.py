@@ -6,29 +6,19 @@ the last block asked for. The functions take a run (`fluxnb.run.Run`) and leave 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from functools import partial
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import mlx.core as mx
 import numpy as np
 
-from fluxnb import listen
+from fluxnb.asked import Asked, averages, frozen, indicators, present, tokens
 from fluxnb.errors import InputError
-from fluxnb.maps import AttentionMap, Ledger, Mass
+from fluxnb.listen import Listener, Reader, overhear
+from fluxnb.maps import AttentionMap, Ledger
+from fluxnb.model.layers import Attend
 from fluxnb.model.tokenizers import Word
-from fluxnb.pipeline import FluxPipeline, TextEmbedding
-from fluxnb.probe import (
-    GROUPS,
-    Probe,
-    Question,
-    Tokens,
-    find_blocks,
-    find_heads,
-    find_steps,
-    find_word,
-    resolve,
-)
+from fluxnb.probe import GROUPS, Probe, Tokens, find_blocks, find_heads, find_steps, find_word
 
 if TYPE_CHECKING:
     from fluxnb.run import Run
@@ -47,137 +37,56 @@ def attention(
     Raises:
         InputError: if there is no such step, or nothing of that name in it; it says what there is.
     """
+    config = run.session.pipeline.networks.mmdit.config
     steps = find_steps(step, len(run.steps))
-    asked = [Asked(run.session.pipeline, run.owner(i).text, run.latent_size, (probe,)) for i in steps]
-    maps = tuple(_hear(run, i, one)[0] for i, one in zip(steps, asked, strict=True))
-    return maps if isinstance(step, Iterable) else maps[0]
+    hearings = [
+        Asked((probe,), run.owner(i).text, run.latent_size, config).hearing(cut_blocks(run, i)) for i in steps
+    ]
+    maps = []
+    for i, hearing in zip(steps, hearings, strict=True):
+        repeat(run, i, lambda attend, hearing=hearing: hearing.around(attend, is_replay=True))
+        maps += hearing.maps(i, run.steps[i].sigma)
+    return tuple(maps) if isinstance(step, Iterable) else maps[0]
 
 
-def _hear(run: Run, step: int, asked: Asked) -> tuple[AttentionMap, ...]:
-    """Repeats a step as far as is needed to answer."""
-    replay(run, step, asked.listener(is_replay=True))
-    return asked.maps(step, run.steps[step].sigma)
+def repeat(run: Run, step: int, hear: Callable[[Attend], Attend]) -> None:
+    """Repeats the pass of a step with its prompt, for what is heard; the velocity is not computed.
 
-
-def replay(run: Run, step: int, listener: listen.Listener) -> None:
-    """Repeats the pass of a step with its prompt, for what is heard; the velocity is not computed."""
+    Args:
+        run: Any that has the step.
+        step: Its index.
+        hear: Puts a listener around the attention of the step.
+    """
     record, owner = run.steps[step], run.owner(step)
-    listen.overhear(
-        lambda attend: run.session.pipeline.velocity(
-            record.latents, record.sigma, owner.text, owner.guidance, attend=attend
-        ),
-        listener,
+    overhear(
+        lambda: run.session.pipeline.velocity_at(
+            step, record.latents, record.sigma, owner.settings, owner.text, negative=None, hear=hear
+        )
     )
 
 
-class Asked:
-    """Probes of one pass: the readers that answer them, and the answers.
-
-    Questions on the same blocks and heads in the same direction share a reader, and so most of the cost.
-
-    Args:
-        pipeline: What makes the pass.
-        text: That of the pass.
-        latent_size: (H, W) in latent cells.
-        probes: At least one.
+def prepare(run: Run, first: int) -> Asked | None:
+    """Finds what the probes of a run name, for its steps from `first` on; None if it has none.
 
     Raises:
-        InputError: if there is nothing of a name in a probe; it says what there is.
+        InputError: if there is nothing of a name, or in one of the steps an intervention cuts all its blocks.
     """
+    if not run.probes:
+        return None
+    config = run.session.pipeline.networks.mmdit.config
+    asked = Asked(run.probes, run.text, run.latent_size, config)
+    for cut in {cut_blocks(run, step) for step in range(first, run.num_steps)}:
+        asked.hearing(cut)
+    return asked
 
-    def __init__(
-        self,
-        pipeline: FluxPipeline,
-        text: TextEmbedding,
-        latent_size: tuple[int, int],
-        probes: Iterable[Probe],
-    ):
-        """Finds what the probes name."""
-        self._tokens = tokens(text, latent_size)
-        heads = pipeline.networks.mmdit.config.heads
-        self.questions = tuple(resolve(probe, self._tokens, pipeline.blocks, heads) for probe in probes)
-        self._shared: dict[tuple, list[Question]] = {}
-        for question in self.questions:
-            key = question.blocks, question.heads, question.is_row
-            self._shared.setdefault(key, []).append(question)
-        self._readers: dict[tuple, listen.Reader] = {}
 
-    def listener(self, is_replay: bool = False) -> listen.Listener:
-        """Returns an attention function that hears one pass; `is_replay`: made for that only."""
-        self._readers = {key: self._reader(*key, of) for key, of in self._shared.items()}
-        return listen.Listener(self._readers.values(), is_replay)
-
-    def _reader(self, blocks, heads, is_row, questions) -> listen.Reader:
-        """Makes the reader of questions that share one."""
-        head, is_mean = (heads, True) if isinstance(heads, int) else (None, heads == "mean")
-        sets = [question.positions for question in questions]
-        if is_row:
-            positions = sorted(set().union(*sets))
-            share = averages(sets, self._tokens.length)[:, positions]  # (G, P)
-            read = partial(listen.rows, average=mx.array(share), is_mean=is_mean)
-            return listen.Reader(blocks, read, positions, head=head)
-        groups = mx.array(indicators([*sets, *self._tokens.groups], self._tokens.length))
-
-        def read(shares: mx.array) -> mx.array:  # (B, L, G), or (B, H, L, G) for each head
-            return shares.mean(axis=1) if is_mean else shares
-
-        return listen.Reader(blocks, read, groups=groups, head=head)
-
-    def maps(self, step: int, sigma: float) -> tuple[AttentionMap, ...]:
-        """Returns the answers of the last listener, in the order of the probes.
-
-        Args:
-            step: Index that they are to carry.
-            sigma: Noise level likewise.
-        """
-        made = {}
-        for key, questions in self._shared.items():
-            heard = self._readers[key].result()
-            answer = self._rows if key[-1] else self._columns
-            words = tuple(word.text for word in self._tokens.words)
-            for question, (weights, text, mass) in zip(questions, answer(heard, questions), strict=True):
-                made[id(question)] = AttentionMap(
-                    frozen(weights.reshape(*weights.shape[:-1], *self._tokens.size)),
-                    mass,
-                    question.label,
-                    step,
-                    question.blocks,
-                    question.heads,
-                    question.direction,
-                    sigma,
-                    words,
-                    frozen(text),
-                )
-        return tuple(made[id(question)] for question in self.questions)
-
-    def _rows(self, heard: np.ndarray, questions: list[Question]):
-        """Takes rows (..., G, L) apart: image part, share per word, mass."""
-        words = [word.tokens for word in self._tokens.words]
-        sets = [*words, *self._tokens.groups, *(question.positions for question in questions)]
-        sums = heard @ indicators(sets, self._tokens.length)  # (..., G, sets)
-        groups = slice(len(words), len(words) + len(GROUPS))
-        for i, question in enumerate(questions):
-            mine = sums[..., i, :].reshape(-1, len(sets)).mean(axis=0)
-            mass = self._mass(question, mine[groups.stop + i], mine[groups])
-            yield heard[..., i, self._tokens.text :], sums[..., i, : len(words)], mass
-
-    def _columns(self, heard: np.ndarray, questions: list[Question]):
-        """Takes columns (..., L, G) apart likewise."""
-        words = averages([word.tokens for word in self._tokens.words], self._tokens.length)
-        image = heard[..., self._tokens.text :, :]
-        means = image.reshape(-1, *image.shape[-2:]).mean(axis=(0, 1))  # (G,)
-        text = words @ heard  # (..., words, G)
-        for i, question in enumerate(questions):
-            mass = self._mass(question, means[i], means[-len(GROUPS) :])
-            yield image[..., i], text[..., i], mass
-
-    def _mass(self, question: Question, own: float, groups: np.ndarray) -> Mass:
-        """Takes the subject out of the group that it is part of."""
-        shares = [float(share) for share in groups]
-        for i, group in enumerate(self._tokens.groups):
-            if question.positions[0] in group:
-                shares[i] = max(0.0, shares[i] - float(own))
-        return Mass(float(own), *shares)
+def cut_blocks(run: Run, step: int) -> frozenset[int]:
+    """Returns the blocks that an intervention leaves out of a step."""
+    owner, config = run.owner(step), run.session.pipeline.networks.mmdit.config
+    intervention = owner.settings.intervention
+    if intervention is None:
+        return frozenset()
+    return intervention.at(step, owner.text.words, owner.text.txt.shape[1], config)[1]
 
 
 def ledger(
@@ -227,7 +136,7 @@ def _part(words: tuple[str | Word, ...], tokens: Tokens) -> list[Iterable[int]]:
 
 
 def _account(run: Run, step: int, parts: list, blocks: tuple[int, ...], heads: str | int) -> np.ndarray:
-    """Returns the shares of one step: (blocks, heads, queries, keys), float32."""
+    """Returns the shares of one step: (blocks, heads, queries, keys); NaN for a block that is cut."""
     there = tokens(run.owner(step).text, run.latent_size)
     groups = mx.array(indicators(parts, there.length))
     average = mx.array(averages([*parts, range(there.text)], there.length))
@@ -237,34 +146,11 @@ def _account(run: Run, step: int, parts: list, blocks: tuple[int, ...], heads: s
         shares = average @ shares
         return shares.mean(axis=1, keepdims=True) if is_mean else shares
 
+    left = present(blocks, cut_blocks(run, step))
     head = heads if isinstance(heads, int) else None
-    reader = listen.Reader(blocks, read, groups=groups, head=head, is_mean=False)
-    replay(run, step, listen.Listener([reader], is_replay=True))
-    return reader.result()
-
-
-def tokens(text: TextEmbedding, latent_size: tuple[int, int]) -> Tokens:
-    """Returns what tokens a pass with that text has; an image token covers 2 x 2 latent cells."""
-    return Tokens(text.words, text.end, text.txt.shape[1], tuple(side // 2 for side in latent_size))
-
-
-def indicators(sets: Iterable[Iterable[int]], length: int) -> np.ndarray:
-    """Returns (length, sets), float32: a 1 in each row of a set's tokens, in its column."""
-    made = np.zeros((length, len(sets)), np.float32)
-    for i, positions in enumerate(sets):
-        made[list(positions), i] = 1
-    return made
-
-
-def averages(sets: Iterable[Iterable[int]], length: int) -> np.ndarray:
-    """Returns (sets, length), float32: rows that take the mean over a set; NaN if there is none."""
-    made = indicators(sets, length).T
-    with np.errstate(invalid="ignore"):
-        return made / made.sum(axis=1, keepdims=True)
-
-
-def frozen(array: np.ndarray) -> np.ndarray:
-    """Returns an array of its own that cannot be written to."""
-    array = np.ascontiguousarray(array)
-    array.setflags(write=False)
-    return array
+    reader = Reader(left, read, groups=groups, head=head, is_mean=False)
+    repeat(run, step, lambda attend: Listener([reader], attend, is_replay=True))
+    heard = reader.result()
+    shares = np.full((len(blocks), *heard.shape[1:]), np.nan, np.float32)
+    shares[[blocks.index(block) for block in left]] = heard
+    return shares

@@ -94,7 +94,8 @@ class Ledger:
     Args:
         shares: (steps, blocks, heads, queries, keys), float32: how much of the attention of a token of
             group `queries` goes to all tokens of group `keys`, the mean over the tokens of the former. The
-            last axis sums to 1. Where a step's prompt has no token of a group, its row is NaN.
+            last axis sums to 1. Where a step's prompt has no token of a group, its row is NaN, and so is a
+            block that an intervention cuts in a step.
         steps: Their indices.
         sigmas: Noise levels of the steps.
         blocks: Their numbers, double blocks first.

@@ -7,32 +7,33 @@ with the same versions, and so any attention of any step can be had later, by re
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import mlx.core as mx
-import numpy as np
 from PIL import Image
 
-from fluxnb import checks, effect, flow, look
-from fluxnb.effect import Effect
+from fluxnb import checks, flow, look
 from fluxnb.errors import InputError
 from fluxnb.flow import Step
-from fluxnb.maps import AttentionMap, Ledger
+from fluxnb.maps import AttentionMap
 from fluxnb.model.layers import Attend
 from fluxnb.model.tokenizers import Word
 from fluxnb.pipeline import TextEmbedding, warn_of_texts
 from fluxnb.probe import Probe, find_step
+from fluxnb.questions import Questions
 from fluxnb.settings import Intervention, Settings, branch, warn_of_no_effect
 
 if TYPE_CHECKING:
     from fluxnb.session import FluxSession
+    from fluxnb.source import Source
 
 KINDS = ("clean", "noisy")
 """What of a step a picture can show: where its straight line ends, or the latents before it."""
 
 
-class Run:
+class Run(Questions):
     """One way from noise to picture; `FluxSession.start` and `Run.fork` make it.
 
     Iterating over a run advances it.
@@ -40,12 +41,18 @@ class Run:
     Args:
         session: Encodes the texts.
         settings: All that decides the picture.
-        first: Latents that the run, or its part after the fork, starts from, evaluated.
-        steps: Steps shared with the parent.
-        parent: Run that this one branched off from.
+        latents: The state that the run goes on from, evaluated.
+        steps: Steps that led there.
+        parent: Run that this one branched off from, after `at` steps; a run holds its parent in memory, but
+            not its children.
+        at: Steps shared with the parent; None for all of `steps`.
+        text: The prompt as the transformer reads it; None to encode it.
+        source: Picture that the run started from.
+        probes: What is asked of every step while it is made, see `maps`.
+        maps: Answers for the steps that led there.
 
     Attributes:
-        session: As given, like `settings` and `parent`.
+        session: As given, like `settings`, `parent`, `at`, `source` and `probes`.
         text: The prompt as the transformer reads it.
         negative: The negative text likewise, None without CFG.
     """
@@ -54,21 +61,31 @@ class Run:
         self,
         session: FluxSession,
         settings: Settings,
-        first: mx.array,
+        latents: mx.array,
         steps: tuple[Step, ...] = (),
         parent: Run | None = None,
+        at: int | None = None,
+        text: TextEmbedding | None = None,
+        source: Source | None = None,
+        probes: Iterable[Probe] = (),
+        maps: tuple[tuple[AttentionMap, ...], ...] = (),
     ):
-        """Encodes the texts."""
+        """Encodes the texts, if they are not there."""
         self.session = session
         self.settings = settings
         self.parent = parent
-        self.text: TextEmbedding = session.encode_text(settings.prompt)
+        self.source = source
+        self.at = len(steps) if at is None else at
+        self.text: TextEmbedding = session.encode_text(settings.prompt) if text is None else text
         self.negative: TextEmbedding | None = (
             session.encode_text(settings.negative_text) if settings.has_cfg else None
         )
-        self._first = first
-        self._shared = len(steps)
-        self._steps = steps
+        self.probes = checks.several("probes", probes, Probe)
+        self._asked = look.prepare(self, len(steps))
+        self._state = steps, latents, maps  # one assignment changes all, so that no interrupt comes between
+        self._children: list[weakref.ref[Run]] = []
+        if parent is not None:
+            parent._children = [*map(weakref.ref, parent.children), weakref.ref(self)]
 
     def __repr__(self) -> str:
         """Says what is drawn and how far it is."""
@@ -85,8 +102,8 @@ class Run:
         return self.settings.negative_text
 
     @property
-    def seed(self) -> int:
-        """Seed of the noise."""
+    def seed(self) -> int | None:
+        """Seed of the noise, None for a start from own latents."""
         return self.settings.seed
 
     @property
@@ -96,12 +113,15 @@ class Run:
 
     @property
     def sigmas(self) -> tuple[float, ...]:
-        """Noise levels before each step and after the last, `num_steps` + 1 of them, from 1 to 0."""
+        """Noise levels before each step and after the last, `num_steps` + 1 of them, from 1 to 0.
+
+        A run from a picture starts below 1, see `FluxSession.start`.
+        """
         return self.settings.sigmas
 
     @property
-    def shift(self) -> float:
-        """Static shift of the schedule; after a fork, of the part after it."""
+    def shift(self) -> float | None:
+        """Static shift of the schedule; after a fork, of the part after it; None for own sigmas."""
         return self.settings.shift
 
     @property
@@ -127,22 +147,27 @@ class Run:
     @property
     def steps(self) -> tuple[Step, ...]:
         """The steps made so far, those shared with the parent included."""
-        return self._steps
+        return self._state[0]
 
     @property
     def done(self) -> bool:
         """Whether all steps are made."""
-        return len(self._steps) == self.num_steps
+        return len(self.steps) == self.num_steps
 
     @property
     def latents(self) -> mx.array:
         """The current latents: float32 (1, H, W, C), evaluated; those of the picture once the run is done."""
-        steps = self._steps
-        if len(steps) == self._shared:
-            return self._first
-        latents = flow.euler(steps[-1])
-        mx.eval(latents)
-        return latents
+        return self._state[1]
+
+    @property
+    def maps(self) -> tuple[tuple[AttentionMap, ...], ...]:
+        """For each step made so far the answers to the run's probes, in their order."""
+        return self._state[2]
+
+    @property
+    def children(self) -> tuple[Run, ...]:
+        """The runs that branched off from this one and are still in use, in their order."""
+        return tuple(run for ref in self._children if (run := ref()) is not None)
 
     def advance(self) -> Step:
         """Makes the next step and returns it.
@@ -154,10 +179,16 @@ class Run:
             raise InputError(
                 f"the run has made all of its {self.num_steps} steps; fork it or start another one"
             )
-        step = self.session.pipeline.step(
-            len(self._steps), self.latents, self.settings, self.text, self.negative
-        )
-        self._steps = (*self._steps, step)  # the only change there is: an interrupt before it loses one step
+        steps, latents, maps = self._state
+        index, pipeline = len(steps), self.session.pipeline
+        hearing = None if self._asked is None else self._asked.hearing(look.cut_blocks(self, index))
+        hear = None if hearing is None else hearing.around
+        step = pipeline.step(index, latents, self.settings, self.text, self.negative, hear)
+        latents = flow.euler(step)
+        mx.eval(latents)
+        heard = () if hearing is None else hearing.maps(index, step.sigma)
+        # the only change there is: an interrupt before it loses one step
+        self._state = (*steps, step), latents, (*maps, heard)
         return step
 
     def __iter__(self) -> Iterator[Step]:
@@ -182,14 +213,14 @@ class Run:
             InputError: if there is no such step or kind.
         """
         checks.choice("kind", kind, KINDS)
-        count = len(self._steps)
+        count = len(self.steps)
         i = checks.whole("the step of an image", i, -1, count)
         i = count if i == -1 else i
         if kind == "noisy":
-            return self.session.pipeline.decode(self.latents if i == count else self._steps[i].latents)
+            return self.session.pipeline.decode(self.latents if i == count else self.steps[i].latents)
         if not count:
             raise InputError("the run has made no step yet, so nothing is clean; call advance() or finish()")
-        return self.session.pipeline.decode(flow.clean(self._steps[min(i, count - 1)]))
+        return self.session.pipeline.decode(flow.clean(self.steps[min(i, count - 1)]))
 
     def fork(
         self,
@@ -199,10 +230,12 @@ class Run:
         seed: int | None = None,
         num_steps: int | None = None,
         shift: float | None = None,
+        sigmas: Iterable[float] | None = None,
         guidance: float | None = None,
         cfg_weight: float | None = None,
         negative_text: str | None = None,
         intervention: Intervention | None = None,
+        probes: Iterable[Probe] = (),
     ) -> Run:
         """Branches off after `at` steps, which both runs share; with no change it ends in the same bits.
 
@@ -214,22 +247,25 @@ class Run:
             seed: New noise, mixed at the noise level of step `at` with the clean picture of the step before.
             num_steps: Steps of the whole run, shared ones included.
             shift: Static shift; the rest of the schedule starts at the noise level that is reached.
+            sigmas: The rest of the schedule in place of these two, from the level that is reached to 0.
             guidance: Guidance strength.
             cfg_weight: Weight of CFG.
             negative_text: What CFG leads away from.
             intervention: What is changed in the network from step `at` on.
+            probes: What is asked of every step from there on, see `maps`; those of this run do not pass on.
 
         Raises:
             InputError: if an argument is none that can be drawn with, or the intervention speaks of a word,
                 block, head or step that there is not.
         """
-        at = checks.whole("at", at, 0, len(self._steps))
+        at = checks.whole("at", at, 0, len(self.steps))
         pipeline = self.session.pipeline
         settings = branch(
             pipeline.entry,
             self.settings,
             at,
-            intervention,
+            sigmas=sigmas,
+            intervention=intervention,
             prompt=prompt,
             seed=seed,
             num_steps=num_steps,
@@ -239,16 +275,29 @@ class Run:
             negative_text=negative_text,
         )
         warn_of_no_effect(pipeline.entry, settings, guidance, negative_text)
-        first = self._steps[at].latents if at < len(self._steps) else self.latents
+        latents = self.steps[at].latents if at < len(self.steps) else self.latents
         if settings.seed != self.owner(at).seed:
-            first = pipeline.noise(settings)
             if at:
-                first = flow.add_noise(flow.clean(self._steps[at - 1]), first, self.sigmas[at])
-                mx.eval(first)
-        run = Run(self.session, settings, first, self._steps[:at], parent=self)
+                clean, noise = flow.clean(self.steps[at - 1]), pipeline.noise(settings)
+                latents = flow.add_noise(clean, noise, self.sigmas[at])
+                mx.eval(latents)
+            else:
+                latents = pipeline.first_latents(settings, self.source)
+        text = self.text if prompt is None else self.session.encode_text(settings.prompt)
         if settings.intervention is not None:
             config = pipeline.networks.mmdit.config
-            settings.intervention.check(run.words, config, run.num_steps, at)
+            settings.intervention.check(text.words, config, settings.num_steps, at)
+        run = Run(
+            self.session,
+            settings,
+            latents,
+            self.steps[:at],
+            parent=self,
+            text=text,
+            source=self.source,
+            probes=probes,
+            maps=self.maps[:at],
+        )
         if (run.text, run.negative) != (self.text, self.negative):
             warn_of_texts(run.text, run.negative)
         return run
@@ -264,92 +313,17 @@ class Run:
         Raises:
             InputError: if there is no such step.
         """
-        index = find_step(step, len(self._steps))
-        owner, record = self.owner(index), self._steps[index]
+        index = find_step(step, len(self.steps))
+        owner, record = self.owner(index), self.steps[index]
         velocity = self.session.pipeline.velocity_at(
             index, record.latents, record.sigma, owner.settings, owner.text, owner.negative, attend
         )
         mx.eval(velocity)
         return velocity
 
-    def attention(
-        self,
-        step: int | str | Iterable[int],
-        word: str | Word | int | tuple[int, int] | np.ndarray | list[str | Word],
-        blocks: str | int | Iterable[int] = "double",
-        heads: str | int = "mean",
-        direction: str = "word_to_image",
-    ) -> AttentionMap | tuple[AttentionMap, ...]:
-        """Says what a word or a place looked at in a step, or who looked at it, by repeating the step.
-
-        With CFG it is the pass with the prompt that is repeated.
-
-        Args:
-            step: Index of a step that has been made; a shared one was made with the parent's prompt. For
-                several, or "all", a tuple of maps is returned.
-            word: A word of that prompt, all its occurrences taken together; one of `words` for a single one;
-                several in a list. Or a patch (row, column) in image tokens; a mask (h, w) of booleans; the
-                number of a token; "PAD", "end", "image" or "words", see `Probe`.
-            blocks: "all", "double" or "single", the number of one block, or several: their mean.
-            heads: "mean", "each", or the number of one head.
-            direction: "word_to_image", what it looks at, or "image_to_word", who looks at it; for what is no
-                word these are "rows" and "columns".
-
-        Raises:
-            InputError: if there is no such step, word, block, head or direction; it says what there is.
-        """
-        return look.attention(self, step, Probe(word, blocks, heads, direction))
-
-    def effect(
-        self,
-        intervention: Intervention,
-        step: int,
-        *,
-        word: str | Word | None = None,
-        direction: str = "image_to_word",
-        pictures: bool = False,
-    ) -> Effect:
-        """Says what an intervention does to a step, by making it twice, with the attention beside it.
-
-        Args:
-            intervention: See `fluxnb.interventions`.
-            step: Index of a step that has been made; a shared one was made with the parent's prompt.
-            word: Whose map, in all blocks, goes beside it; None for the first word of the intervention.
-            direction: Of the map, as for `attention`.
-            pictures: Whether to draw both ways to their ends, from this step on; the run stays as it is.
-
-        Raises:
-            InputError: if there is no such step, or the intervention speaks of a word, block, head or step
-                that does not exist, or is not meant for this step.
-        """
-        index = find_step(step, len(self._steps))
-        return effect.measure(self.owner(index), index, intervention, word, direction, pictures)
-
-    def ledger(
-        self,
-        words: str | Word | Iterable[str | Word] | None = None,
-        step: int | str | Iterable[int] = "all",
-        blocks: str | int | Iterable[int] = "all",
-        heads: str | int = "each",
-    ) -> Ledger:
-        """Accounts for all attention: from each group of tokens to each, per step, block and head.
-
-        Each step is repeated once.
-
-        Args:
-            words: Those to tell apart from the other words; None for all of the first step's prompt.
-            step: Index, several, or "all".
-            blocks: "all", "double" or "single", the number of one block, or several.
-            heads: "each", "mean", or the number of one head.
-
-        Raises:
-            InputError: if there is no such step, word, block or head; it says what there is.
-        """
-        return look.ledger(self, words, step, blocks, heads)
-
     def owner(self, step: int) -> Run:
         """Returns the run that made a step, or will: this one or, for a shared step, an ancestor."""
         run = self
-        while step < run._shared:
+        while step < run.at:
             run = run.parent
         return run

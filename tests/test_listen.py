@@ -47,7 +47,7 @@ def test_rows_are_the_means_of_explicit_rows(qk, explicit, positions, scores, mo
     monkeypatch.setattr(listen, "SCORES", scores)
     q, k = qk
     share = np.array([[1, 0, 0], [0, 0.5, 0.5]], np.float32)
-    read = partial(listen.rows, listen.pick(q, positions), k, mx.array(share))
+    read = partial(listen.rows, listen.pick(q, positions), k, average=mx.array(share))
     expected = share @ explicit[:, :, list(positions)]
     assert np.abs(np.array(read(is_mean=False)) - expected).max() < 1e-6
     assert np.abs(np.array(read(is_mean=True)) - expected.mean(1)).max() < 1e-6
@@ -67,8 +67,8 @@ def test_columns_by_kernel_and_by_chunks_are_sums_of_explicit_columns(
 @pytest.mark.parametrize(
     ("read", "limit"),  # MB; MLX prepares some ten operations ahead, and a head's explicit softmax is 85 MB
     [
-        (lambda q, k, five: listen.rows(listen.pick(q, range(30)), k, mx.eye(30), is_mean=True), 15),
-        (lambda q, k, five: listen.rows(q, k, mx.full((1, LONG), 1 / LONG), is_mean=True), 60),
+        (lambda q, k, five: listen.rows(listen.pick(q, range(30)), k, average=mx.eye(30), is_mean=True), 15),
+        (lambda q, k, five: listen.rows(q, k, average=mx.full((1, LONG), 1 / LONG), is_mean=True), 60),
         (listen.columns_by_chunks, 60),
     ],
     ids=["30 rows", "the mean of all rows", "5 columns"],
@@ -117,12 +117,13 @@ def test_a_listener_mixes_as_ever_bit_for_bit(qk):
 def test_a_replay_ends_the_pass_after_its_last_block():
     passed = []
 
-    def forward(attend):
+    def forward():
+        attend = listen.Listener(readers, is_replay=True)
         for layer in range(5):
             passed.append(layer)
             attend(*[normal(1, HEADS, LENGTH, WIDTH)] * 3, layer)
 
     readers = [listen.Reader(blocks, listen.weights) for blocks in ((0,), (1, 2))]
-    listen.overhear(forward, listen.Listener(readers, is_replay=True))
+    listen.overhear(forward)
     assert passed == [0, 1, 2]
     assert readers[1].result().shape == (HEADS, LENGTH, LENGTH)

@@ -2,13 +2,16 @@
 
 from dataclasses import astuple
 
+import mlx.core as mx
 import numpy as np
 import pytest
 import stubs
 
 from fluxnb.errors import InputError
+from fluxnb.interventions import cut, cut_block
 from fluxnb.model.layers import attention
 from fluxnb.model.tokenizers import Word
+from fluxnb.probe import Probe
 
 PROMPT = "a sunflower and a skyscraper"  # a | sunfl ower | and | a | skysc raper
 TOKENS = {"sunflower": (1, 2), "and": (3,), "skyscraper": (5, 6), "a": (0, 4)}
@@ -17,19 +20,25 @@ BLOCKS = {"double": (0, 1), "single": (2, 3), "all": (0, 1, 2, 3), 2: (2,), (0, 
 
 
 class Recorder:
-    """Keeps every q and k, and mixes as ever."""
+    """Keeps every q and k, and what is added to the scores, and mixes as ever."""
 
-    def __init__(self):
+    def __init__(self, attend=attention):
+        self.attend = attend
         self.kept = {}
 
     def __call__(self, q, k, v, layer):
-        self.kept[layer] = q, k
-        return attention(q, k, v, layer)
+        scores = getattr(self.attend, "scores", lambda layer, length: None)(layer, k.shape[2])
+        self.kept[layer] = q, k, scores
+        return self.attend(q, k, v, layer)
 
     def softmax(self, block):
         """(heads, L, L), float64: explicit, over all keys."""
-        q, k = (np.array(x, np.float64)[0] for x in self.kept[block])
-        scores = np.exp(q @ k.swapaxes(1, 2) / np.sqrt(q.shape[-1]))
+        *qk, added = self.kept[block]
+        q, k = (np.array(x, np.float64)[0] for x in qk)
+        scores = q @ k.swapaxes(1, 2) / np.sqrt(q.shape[-1])
+        if added is not None:
+            scores = scores + added[(np.arange(len(q[0])) >= TEXT).astype(int)]
+        scores = np.exp(scores)
         return scores / scores.sum(-1, keepdims=True)
 
 
@@ -302,3 +311,101 @@ def test_bars_of_what_does_not_exist_are_answered_with_what_exists(run):
         ledger.bars("cat")
     with pytest.raises(InputError, match="along is 'word'; give one of 'step', 'block', 'head'"):
         ledger.bars(along="word")
+
+
+PROBES = (
+    Probe("and", blocks="all"),
+    Probe("sunflower", blocks="all"),
+    Probe("sunflower", blocks=(0, 3), heads="each", direction="image_to_word"),
+    Probe((1, 1), blocks="single", heads=0),
+    Probe("PAD", direction="columns"),
+)
+
+
+@pytest.mark.parametrize("options", [{}, {"cfg_weight": 3.0, "negative_text": "fog"}], ids=["plain", "CFG"])
+def test_maps_captured_in_a_run_are_those_of_its_replay_and_the_picture_is_the_same_bit_for_bit(options):
+    session = stubs.session()
+    plain = session.start(PROMPT, num_steps=3, **options).finish()
+    heard = session.start(PROMPT, num_steps=3, probes=PROBES, **options).finish()
+    assert mx.array_equal(plain.latents, heard.latents)
+    assert [len(maps) for maps in heard.maps] == [5, 5, 5] and plain.maps == ((), (), ())
+    for step, maps in enumerate(heard.maps):
+        for probe, captured in zip(PROBES, maps, strict=True):
+            later = plain.attention(step, probe.word, probe.blocks, probe.heads, probe.direction)
+            assert captured.shape == later.shape and np.abs(captured.weights - later.weights).max() < 1e-6
+            assert np.abs(captured.text - later.text).max() < 1e-6
+            assert astuple(captured.mass) == pytest.approx(astuple(later.mass), abs=1e-6)
+            assert (captured.word, captured.step, captured.blocks) == (later.word, step, later.blocks)
+
+
+def test_a_fork_keeps_the_maps_of_shared_steps_and_asks_its_own_probes():
+    run = stubs.session().start("a cat", num_steps=3, probes=[Probe("cat")]).finish()
+    fork = run.fork(2, prompt="a dog").finish()
+    assert fork.maps == (*run.maps[:2], ())
+    (heard,) = run.fork(2, prompt="a dog", probes=[Probe("dog")]).finish().maps[2]
+    assert np.abs(heard.weights - fork.attention(2, "dog").weights).max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("probes", "message"),
+    [
+        ([Probe("dog")], "no word 'dog'; its words are 'a', 'cat'"),
+        ([Probe("cat", blocks=9)], "block is 9"),
+        ("cat", r"probes holds 'c'; give a list of Probe\(...\)"),
+        (Probe, "probes holds <class"),
+    ],
+)
+def test_a_probe_of_what_does_not_exist_is_answered_before_the_run(probes, message):
+    with pytest.raises(InputError, match=message):
+        stubs.session().start("a cat", probes=probes)
+
+
+def altered(intervention, step=0):
+    """A run with an intervention from its first step on, and its attention: blocks -> (heads, L, L)."""
+    run = stubs.session().start(PROMPT, num_steps=2, latent_size=(8, 12))
+    run = run.fork(0, intervention=intervention).finish()
+    text, config = run.text, run.session.pipeline.networks.mmdit.config
+    attend, _ = intervention.at(step, text.words, TEXT, config)
+    recorder = Recorder(attend)
+    run.session.pipeline.velocity_at(
+        step,
+        run.steps[step].latents,
+        run.steps[step].sigma,
+        run.settings,
+        text,
+        None,
+        hear=lambda _: recorder,
+    )
+    return run, {block: recorder.softmax(block) for block in recorder.kept}
+
+
+@pytest.mark.parametrize("queries", ["all", "image"])
+def test_maps_of_a_step_with_a_cut_word_show_the_attention_with_the_cut(queries):
+    run, explicit = altered(cut("and", queries=queries, blocks=(1, 2)))
+    full = np.mean([explicit[block] for block in range(4)], axis=0).mean(0)
+    row = run.attention(0, "a", "all")
+    assert np.abs(row.weights.ravel() - full[[0, 4], TEXT:].mean(0)).max() < 1e-5
+    column = run.attention(0, "and", "all", direction="image_to_word")
+    assert np.abs(column.weights.ravel() - full[TEXT:, 3]).max() < 1e-5
+    assert run.attention(0, "and", (1, 2), direction="image_to_word").weights.max() == 0
+    ledger = run.ledger("and", step=0, heads="mean")
+    image = np.mean([explicit[block] for block in (1,)], axis=0).mean(0)[TEXT:].mean(0)
+    assert np.abs(ledger.shares[0, 1, 0, 4, [0, 2]] - image[[3, END]]).max() < 1e-5
+    captured = run.fork(0, intervention=run.settings.intervention, probes=[Probe("a", "all")]).finish()
+    assert np.abs(captured.maps[0][0].weights - row.weights).max() < 1e-6
+    assert mx.array_equal(captured.latents, run.latents)
+
+
+def test_a_block_that_is_cut_is_left_out_and_said(explicit):
+    run, explicit = altered(cut_block(1) + cut_block(3, steps=(1, 2)))
+    assert sorted(explicit) == [0, 2, 3]
+    heard = run.attention(0, "and", "double")
+    assert heard.blocks == (0,)
+    assert np.abs(heard.weights.ravel() - explicit[0].mean(0)[3, TEXT:]).max() < 1e-5
+    assert run.attention(1, "and", (0, 3)).blocks == (0,)
+    with pytest.raises(InputError, match="of blocks 1 none is left in this step, an intervention cuts them"):
+        run.attention(0, "and", 1)
+    with pytest.raises(InputError, match="of blocks 3 none is left"):
+        run.fork(0, probes=[Probe("and", 3)])
+    ledger = run.ledger(step=0)
+    assert np.isnan(ledger.shares[0, 1]).all() and np.isfinite(ledger.shares[0, [0, 2, 3]]).all()

@@ -63,13 +63,11 @@ def test_what_was_not_measured_has_no_figure(method, numbers, depth):
 
 
 def test_a_figure_says_what_it_is_and_on_which_model_it_was_measured():
-    known = trust.Trust(
-        "image_to_word", "double", 0.5, 0.912, (0.87, 0.95), 0.2, 0.25, 0.16, 200, "fluxnb/demo"
-    )
+    known = trust.Trust("image_to_word", "double", 0.5, 0.912, (0.87, 0.95), 0.2, 0.25, 0.16, 200, "a demo")
     assert str(known) == (
-        "On 200 scenes with exact masks, columns of double blocks at sigma 0.5 found the word's object with an "
-        "average precision of 0.91 (0.87 to 0.95); the other object's word got 0.25, an untrained network 0.20, "
-        "noise 0.16. Measured on fluxnb/demo and no other model."
+        "On 200 scenes with exact masks, columns of double blocks at sigma 0.5 found the word's object with "
+        "an average precision of 0.91 (0.87 to 0.95); the other object's word got 0.25, an untrained network "
+        "0.20, noise 0.16. Measured on a demo and no other model."
     )
     assert "rows of block 3 at" in str(trust.lookup("word_to_image", "3", 0.5))
 

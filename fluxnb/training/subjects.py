@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
-from fluxnb.pipeline import FluxPipeline, TextEmbedding
+from fluxnb.pipeline import FluxPipeline
+from fluxnb.texts import TextEmbedding
 from fluxnb.training import scenes, scoring
 
 SEED = 7_100_000

@@ -34,8 +34,9 @@ from fluxnb.effect import rank_correlation
 from fluxnb.interventions import cut
 from fluxnb.model.layers import Attend, attention, random_weights
 from fluxnb.model.mmdit import MMDiT
-from fluxnb.pipeline import FluxPipeline, TextEmbedding
+from fluxnb.pipeline import FluxPipeline
 from fluxnb.probe import find_blocks, find_word
+from fluxnb.texts import TextEmbedding
 from fluxnb.training import scoring
 from fluxnb.training.subjects import SEED, Subject, subjects
 from fluxnb.training.tables import tables

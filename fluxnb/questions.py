@@ -1,0 +1,116 @@
+"""What a run can be asked about its steps, its way and its family; each answer is made in its own module.
+
+Knows nothing of how steps are made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from fluxnb import bisection, effect, family, look
+from fluxnb.bisection import Bisection, Judge
+from fluxnb.effect import Effect
+from fluxnb.family import Tree
+from fluxnb.interventions import Intervention
+from fluxnb.maps import AttentionMap, Ledger
+from fluxnb.model.tokenizers import Word
+from fluxnb.probe import Probe, find_step
+
+
+class Questions:
+    """The base of `fluxnb.run.Run`, which asks itself."""
+
+    def tree(self) -> Tree:
+        """Returns the whole family of the run, from its root; `print` draws it."""
+        return family.tree(self)
+
+    def bisect(self, prompt_b: str, judge: Judge) -> Bisection:
+        """Finds the step from which on swapping the prompt no longer changes what the judge says.
+
+        See `fluxnb.bisection.bisect` for what that assumes; it makes about log2(steps) forks.
+
+        Args:
+            prompt_b: In place of the run's prompt.
+            judge: Takes a picture, says what it sees, in anything that `==` compares.
+
+        Raises:
+            InputError: if the run is not finished, or the judge's answers cannot be compared.
+        """
+        return bisection.bisect(self, prompt_b, judge)
+
+    def attention(
+        self,
+        step: int | str | Iterable[int],
+        word: str | Word | int | tuple[int, int] | np.ndarray | list[str | Word],
+        blocks: str | int | Iterable[int] = "double",
+        heads: str | int = "mean",
+        direction: str = "word_to_image",
+    ) -> AttentionMap | tuple[AttentionMap, ...]:
+        """Says what a word or a place looked at in a step, or who looked at it, by repeating the step.
+
+        With CFG it is the pass with the prompt that is repeated.
+
+        Args:
+            step: Index of a step that has been made; a shared one was made with the parent's prompt. For
+                several, or "all", a tuple of maps is returned.
+            word: A word of that prompt, all its occurrences taken together; one of `words` for a single one;
+                several in a list. Or a patch (row, column) in image tokens; a mask (h, w) of booleans; the
+                number of a token; "PAD", "end", "image" or "words", see `Probe`.
+            blocks: "all", "double" or "single", the number of one block, or several: their mean.
+            heads: "mean", "each", or the number of one head.
+            direction: "word_to_image", what it looks at, or "image_to_word", who looks at it; for what is no
+                word these are "rows" and "columns".
+
+        Raises:
+            InputError: if there is no such step, word, block, head or direction; it says what there is.
+        """
+        return look.attention(self, step, Probe(word, blocks, heads, direction))
+
+    def ledger(
+        self,
+        words: str | Word | Iterable[str | Word] | None = None,
+        step: int | str | Iterable[int] = "all",
+        blocks: str | int | Iterable[int] = "all",
+        heads: str | int = "each",
+    ) -> Ledger:
+        """Accounts for all attention: from each group of tokens to each, per step, block and head.
+
+        Each step is repeated once.
+
+        Args:
+            words: Those to tell apart from the other words; None for all of the first step's prompt.
+            step: Index, several, or "all".
+            blocks: "all", "double" or "single", the number of one block, or several.
+            heads: "each", "mean", or the number of one head.
+
+        Raises:
+            InputError: if there is no such step, word, block or head; it says what there is.
+        """
+        return look.ledger(self, words, step, blocks, heads)
+
+    def effect(
+        self,
+        intervention: Intervention,
+        step: int,
+        *,
+        word: str | Word | None = None,
+        direction: str = "image_to_word",
+        pictures: bool = False,
+    ) -> Effect:
+        """Says what an intervention does to a step, by making it twice, with the attention beside it.
+
+        Args:
+            intervention: See `fluxnb.interventions`.
+            step: Index of a step that has been made; a shared one was made with the parent's prompt.
+            word: Whose map, in all blocks, goes beside it; None for the first word of the intervention.
+            direction: Of the map, as for `attention`.
+            pictures: Whether to draw both ways to their ends, from this step on; the run stays as it is.
+
+        Raises:
+            InputError: if there is no such step, or the intervention speaks of a word, block, head or step
+                that does not exist, or is not meant for this step.
+        """
+        index = find_step(step, len(self.steps))
+        return effect.measure(self.owner(index), index, intervention, word, direction, pictures)
