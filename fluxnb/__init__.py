@@ -25,7 +25,9 @@ from fluxnb.errors import (
 )
 
 if TYPE_CHECKING:
+    from fluxnb.effect import Effect
     from fluxnb.flow import Step
+    from fluxnb.interventions import Intervention
     from fluxnb.maps import AttentionMap
     from fluxnb.pipeline import FluxPipeline
     from fluxnb.run import Run
@@ -39,12 +41,14 @@ __all__ = [
     "BackendError",
     "CheckpointError",
     "DownloadError",
+    "Effect",
     "FluxPipeline",
     "FluxSession",
     "FluxWidget",
     "FluxnbError",
     "FluxnbWarning",
     "InputError",
+    "Intervention",
     "PromptWarning",
     "Run",
     "Step",
@@ -54,9 +58,11 @@ __all__ = [
 
 _HOMES = {
     "AttentionMap": "fluxnb.maps",
+    "Effect": "fluxnb.effect",
     "FluxPipeline": "fluxnb.pipeline",
     "FluxSession": "fluxnb.session",
     "FluxWidget": "fluxnb.widgets",
+    "Intervention": "fluxnb.interventions",
     "Run": "fluxnb.run",
     "Step": "fluxnb.flow",
 }
