@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 import mlx.core as mx
 import numpy as np
 
+from fluxnb import concepts as concept_attention
 from fluxnb.asked import Asked, averages, frozen, indicators, present, tokens
 from fluxnb.errors import InputError
 from fluxnb.listen import Listener, Reader, overhear
-from fluxnb.maps import AttentionMap, Ledger
+from fluxnb.maps import AttentionMap, ConceptMaps, Ledger
 from fluxnb.model.layers import Attend
 from fluxnb.model.tokenizers import Word
 from fluxnb.probe import GROUPS, Probe, Tokens, find_blocks, find_heads, find_steps, find_word
@@ -154,3 +155,39 @@ def _account(run: Run, step: int, parts: list, blocks: tuple[int, ...], heads: s
     shares = np.full((len(blocks), *heard.shape[1:]), np.nan, np.float32)
     shares[[blocks.index(block) for block in left]] = heard
     return shares
+
+
+def concepts(
+    run: Run,
+    concepts: Iterable[str],
+    step: str | int | Iterable[int],
+    blocks: str | int | Iterable[int] | None,
+) -> ConceptMaps:
+    """Says where concepts are in a picture; see `Run.concepts`."""
+    names = concept_attention.check_names(concepts)
+    steps = find_steps(step, len(run.steps))
+    session = run.session
+    network = session.pipeline.networks.mmdit
+    numbers = concept_attention.find_double_blocks(blocks, network.config)
+    left = {i: present(numbers, cut_blocks(run, i)) for i in steps}
+    texts = [concept_attention.encoded(name, session.encode_text(name)) for name in names]
+    weights = [
+        concept_attention.shares(network, _image_side(run, i, left[i]), texts) for i in steps
+    ]  # each (concepts, h*w), not evaluated
+    mean = np.array(mx.stack(weights).mean(axis=0)).reshape(-1, *(side // 2 for side in run.latent_size))
+    sigmas = tuple(run.steps[i].sigma for i in steps)
+    heard = tuple(sorted(set().union(*left.values())))
+    return ConceptMaps(frozen(mean), names, steps, sigmas, heard)
+
+
+def _image_side(run: Run, step: int, blocks: tuple[int, ...]) -> concept_attention.ImageSide:
+    """Returns the image's side of the attention in a step, kept or by repeating the step."""
+    record, owner = run.steps[step], run.owner(step)
+
+    def make() -> concept_attention.ImageSide:
+        keeper = concept_attention.Keeper(blocks, owner.text.txt.shape[1])
+        repeat(run, step, keeper.around)
+        network = run.session.pipeline.networks.mmdit
+        return keeper.result(network, record.sigma, owner.guidance)
+
+    return run.session.image_sides.get((record, blocks), make)

@@ -14,7 +14,7 @@ from fluxnb.bisection import Bisection, Judge
 from fluxnb.effect import Effect
 from fluxnb.family import Tree
 from fluxnb.interventions import Intervention
-from fluxnb.maps import AttentionMap, Ledger
+from fluxnb.maps import AttentionMap, ConceptMaps, Ledger
 from fluxnb.model.tokenizers import Word
 from fluxnb.probe import Probe, find_step
 
@@ -89,6 +89,29 @@ class Questions:
             InputError: if there is no such step, word, block or head; it says what there is.
         """
         return look.ledger(self, words, step, blocks, heads)
+
+    def concepts(
+        self,
+        concepts: Iterable[str],
+        step: int | str | Iterable[int] = "all",
+        blocks: str | int | Iterable[int] | None = None,
+    ) -> ConceptMaps:
+        """Says where concepts, any words, are in the picture, each place shared out among them.
+
+        They need not be in the prompt, and the picture is as it was: only the image's keys and values are
+        used, which are kept, so that other concepts need no pass through the network (`fluxnb.concepts`).
+
+        Args:
+            concepts: Texts, at least two: with one alone every place would be its own. "background", or what
+                else there is, gives the rest a place to go.
+            step: Index, several or "all": the mean over them.
+            blocks: Double blocks to take the mean over; None for the later half, which ConceptAttention's
+                paper took for FLUX.1 and found to be the better ones.
+
+        Raises:
+            InputError: if there is no such step or block, or the concepts are none.
+        """
+        return look.concepts(self, concepts, step, blocks)
 
     def effect(
         self,

@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from fluxnb import given
+from fluxnb.concepts import ImageSides
 from fluxnb.errors import InputError
 from fluxnb.pipeline import FluxPipeline, warn_of_texts
 from fluxnb.probe import Probe
@@ -34,6 +35,7 @@ class FluxSession:
                 f"pipeline is {pipeline!r}; give a FluxPipeline, or use FluxSession.from_pretrained()"
             )
         self.pipeline = pipeline
+        self.image_sides = ImageSides()
         self.encode_text = lru_cache(maxsize=TEXTS_KEPT)(pipeline.encode_text)
 
     @classmethod

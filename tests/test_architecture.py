@@ -18,6 +18,7 @@ FLOORS = (
     ("flow", "checkpoints", "source", "texts"),
     ("settings", "probe", "maps", "altered"),
     ("interventions", "diffusionkit", "listen"),
+    ("concepts",),
     ("pipeline",),
     ("given", "family", "bisection", "effect", "asked"),
     ("look",),
