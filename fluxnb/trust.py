@@ -25,7 +25,8 @@ class Trust:
 
     Args:
         method: "image_to_word", "word_to_image" or "concepts"; the mean over all heads.
-        blocks: "double", "single", "all", or the number of one block of the demo model, as text.
+        blocks: "double", "single", "all"; "later", the later half of the double blocks, as concept maps take
+            it; or the number of one block of the demo model, as text.
         sigma: Noise level of the measurement.
         average_precision: 0..1, the mean over objects, with a map for each object's word and its exact mask.
         interval: Where it lies in 95 of 100 such measurements, (low, high).
@@ -49,7 +50,8 @@ class Trust:
 
     def __str__(self) -> str:
         """Says it in a sentence, and on which model it was measured."""
-        where = "block " + self.blocks if self.blocks.isdigit() else f"{self.blocks} blocks"
+        where = f"block {self.blocks}" if self.blocks.isdigit() else f"{self.blocks} blocks"
+        where = "the later double blocks" if self.blocks == "later" else where
         low, high = self.interval
         return (
             f"On {self.scenes} scenes with exact masks, {NAMES[self.method]} of {where} at sigma "
@@ -67,15 +69,15 @@ def lookup(
 
     Args:
         method: See `Trust`.
-        blocks: "double", "single" or "all"; or the numbers of the blocks that a map is the mean of.
+        blocks: A group's name as in `Trust`, or the numbers of the blocks that a map is the mean of.
         sigma: Noise level of the step, 0..1.
         depth: Numbers of double and of single blocks of the network that `blocks` are from; None for the demo
             model. A single block of another network has no figure: it has no counterpart here.
     """
     known, own_depth = _read()
-    group = blocks if isinstance(blocks, str) else _group(tuple(blocks), depth or own_depth, own_depth)
-    found = [one for one in known if (one.method, one.blocks) == (method, group)]
-    return min(found, key=lambda one: abs(one.sigma - sigma), default=None)
+    groups = (blocks,) if isinstance(blocks, str) else _groups(tuple(blocks), depth or own_depth, own_depth)
+    found = [one for one in known if one.method == method and one.blocks in groups]
+    return min(found, key=lambda one: (abs(one.sigma - sigma), groups.index(one.blocks)), default=None)
 
 
 def measured() -> tuple[Trust, ...]:
@@ -105,11 +107,16 @@ def _read() -> tuple[tuple[Trust, ...], tuple[int, int]]:
     return known, tuple(results["depth"])
 
 
-def _group(blocks: tuple[int, ...], depth: tuple[int, int], own_depth: tuple[int, int]) -> str | None:
-    """Returns the name of a group of blocks, or the number of a single one as text, or None."""
+def _groups(blocks: tuple[int, ...], depth: tuple[int, int], own_depth: tuple[int, int]) -> tuple[str, ...]:
+    """Returns the names that some blocks have, or none."""
     double, both = depth[0], sum(depth)
-    groups = {"double": range(double), "single": range(double, both), "all": range(both)}
-    for name, group in groups.items():
-        if blocks == tuple(group):
-            return name
-    return str(blocks[0]) if len(blocks) == 1 and depth == own_depth else None
+    named = {
+        "double": range(double),
+        "single": range(double, both),
+        "all": range(both),
+        "later": range(double // 2, double),
+    }
+    names = [name for name, group in named.items() if blocks == tuple(group)]
+    if len(blocks) == 1 and depth == own_depth:
+        names.append(str(blocks[0]))
+    return tuple(names)

@@ -48,6 +48,12 @@ def test_numbers_of_blocks_are_known_by_the_group_that_they_are(numbers, depth, 
     assert trust.lookup("word_to_image", numbers, 0.5, depth).blocks == group
 
 
+def test_concepts_are_known_by_the_later_half_of_the_double_blocks():
+    assert trust.lookup("concepts", (1,), 0.5).blocks == "later"
+    assert trust.lookup("concepts", tuple(range(9, 19)), 0.5, (19, 38)).blocks == "later"
+    assert trust.lookup("image_to_word", (1,), 0.5).blocks == "1"
+
+
 @pytest.mark.parametrize(
     ("method", "numbers", "depth"),
     [
@@ -55,6 +61,7 @@ def test_numbers_of_blocks_are_known_by_the_group_that_they_are(numbers, depth, 
         ("word_to_image", (3,), (19, 38)),
         ("word_to_image", (), (2, 0)),
         ("rows", (0, 1), None),
+        ("concepts", (2, 3, 4, 5), None),
         ("image_to_word", "triple", None),
     ],
 )
@@ -77,6 +84,7 @@ def test_every_kind_of_map_is_measured_at_every_sigma():
     groups = (*map(str, range(6)), "double", "single", "all")
     sigmas = (0.9, 0.7, 0.5, 0.3, 0.1)
     assert known >= {(m, g, s) for m in METHODS for g in groups for s in sigmas}
+    assert known >= {("concepts", g, s) for g in ("0", "1", "double", "later") for s in sigmas}
     assert all(one.interval[0] <= one.average_precision <= one.interval[1] for one in trust.measured())
 
 

@@ -6,15 +6,18 @@ import random
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import mlx.core as mx
 import numpy as np
 
+from fluxnb import concepts
 from fluxnb.pipeline import FluxPipeline
 from fluxnb.texts import TextEmbedding
 from fluxnb.training import scenes, scoring
 
 SEED = 7_100_000
+BACKGROUND = "background"  # the concept that is no object
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,7 @@ class Subject:
         shares: For each object what its mask covers of each image token, (h, w).
         absent_text: The caption with an object that is not there in the place of the first.
         absent: That object's word.
+        states: For each of these words, and for `BACKGROUND`, its T5 states as a text of its own.
     """
 
     number: int
@@ -36,12 +40,18 @@ class Subject:
     shares: dict[str, np.ndarray]
     absent_text: TextEmbedding
     absent: str
+    states: dict[str, mx.array]
 
 
 def subjects(pipeline: FluxPipeline, count: int) -> Iterator[Subject]:
     """The first `count` scenes of `SEED`, of which about a third have two objects."""
     rng = random.Random(SEED)
     vae = pipeline.networks.vae
+
+    @cache
+    def encode(word: str) -> mx.array:
+        return concepts.encoded(word, pipeline.encode_text(word))
+
     for number in range(count):
         scene = scenes.make_scene(rng)
         picture, masks = scenes.render(scene)
@@ -60,4 +70,5 @@ def subjects(pipeline: FluxPipeline, count: int) -> Iterator[Subject]:
             {name: scoring.token_shares(mask) for name, mask in masks.items()},
             pipeline.encode_text(replaced),
             absent,
+            {word: encode(word) for word in (*names, absent, BACKGROUND)},
         )

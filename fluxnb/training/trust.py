@@ -21,7 +21,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from itertools import product
 from pathlib import Path
 
@@ -29,54 +29,85 @@ import mlx.core as mx
 import numpy as np
 from tqdm.auto import tqdm
 
-from fluxnb import flow
+from fluxnb import concepts, flow
 from fluxnb.effect import rank_correlation
 from fluxnb.interventions import cut
+from fluxnb.listen import overhear
+from fluxnb.model.config import MMDiTConfig
 from fluxnb.model.layers import Attend, attention, random_weights
 from fluxnb.model.mmdit import MMDiT
 from fluxnb.pipeline import FluxPipeline
 from fluxnb.probe import find_blocks, find_word
 from fluxnb.texts import TextEmbedding
 from fluxnb.training import scoring
-from fluxnb.training.subjects import SEED, Subject, subjects
+from fluxnb.training.subjects import BACKGROUND, SEED, Subject, subjects
 from fluxnb.training.tables import tables
 
 SIGMAS = (0.9, 0.7, 0.5, 0.3, 0.1)
-BACKGROUND = "background"  # what concept maps are asked for beside the objects
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """The attention of one pass, the mean over heads.
+class Seen:
+    """What one pass shows, in every block.
 
     Args:
-        weights: (blocks, L, L), a softmax over all keys.
-        text_only: (blocks, h*w, text tokens), of image queries, a softmax over the text keys alone.
+        text: Its caption.
+        weights: (blocks, L, L), attention as a softmax over all keys, the mean over heads.
+        text_only: (blocks, h*w, text tokens), that of image queries as a softmax over the text keys alone.
+        concepts: For each word its share at each image token, (double blocks, h*w).
+        velocity: (1, h*w, 4C).
     """
 
+    text: TextEmbedding
     weights: np.ndarray
     text_only: np.ndarray
+    concepts: dict[str, np.ndarray]
+    velocity: mx.array
+
+    def tokens(self, word: str) -> tuple[int, ...]:
+        """Positions of a word of the caption."""
+        return find_word(word, self.text.words)[1]
 
 
-Method = Callable[[Look, tuple[int, ...]], np.ndarray]
+Method = Callable[[Seen, str], np.ndarray]
+"""Makes of a pass the maps of a word, one for each block that it has any for: (blocks, h*w)."""
 
 
-def rows(look: Look, tokens: tuple[int, ...]) -> np.ndarray:
-    """What a word looks at, (blocks, h*w), as `Run.attention` has it for "word_to_image"."""
-    return look.weights[:, tokens, -look.text_only.shape[1] :].mean(axis=1)
+def rows(seen: Seen, word: str) -> np.ndarray:
+    """What a word looks at, as `Run.attention` has it for "word_to_image"."""
+    return seen.weights[:, seen.tokens(word), -seen.text_only.shape[1] :].mean(axis=1)
 
 
-def columns(look: Look, tokens: tuple[int, ...]) -> np.ndarray:
-    """Who looks at a word, (blocks, h*w), likewise for "image_to_word"."""
-    return look.weights[:, -look.text_only.shape[1] :, tokens].sum(axis=2)
+def columns(seen: Seen, word: str) -> np.ndarray:
+    """Who looks at a word, likewise for "image_to_word"."""
+    return seen.weights[:, -seen.text_only.shape[1] :, seen.tokens(word)].sum(axis=2)
 
 
-def columns_of_text_only(look: Look, tokens: tuple[int, ...]) -> np.ndarray:
+def columns_of_text_only(seen: Seen, word: str) -> np.ndarray:
     """The control: columns as if image tokens looked at text alone."""
-    return look.text_only[:, :, tokens].sum(axis=2)
+    return seen.text_only[:, :, seen.tokens(word)].sum(axis=2)
 
 
-METHODS: dict[str, Method] = {"word_to_image": rows, "image_to_word": columns}
+def concept_maps(seen: Seen, word: str) -> np.ndarray:
+    """Where a word is, as `Run.concepts` has it beside the scene's other object and "background"."""
+    return seen.concepts[word]
+
+
+METHODS: dict[str, Method] = {
+    "word_to_image": rows,
+    "image_to_word": columns,
+    "concepts": concept_maps,
+}
+
+
+def groups_of(method: str, config: MMDiTConfig) -> dict[str, tuple[int, ...]]:
+    """The groups of blocks that are scored: each block by itself, then those that have names."""
+    depth = config.depth, config.depth_single
+    if method == "concepts":
+        named = {"double": find_blocks("double", *depth), "later": concepts.find_double_blocks(None, config)}
+        return {str(i): (i,) for i in range(depth[0])} | named
+    named = {name: find_blocks(name, *depth) for name in ("double", "single", "all")}
+    return {str(i): (i,) for i in range(sum(depth))} | named
 
 
 class Watcher:
@@ -94,42 +125,48 @@ class Watcher:
         self._seen.append((mx.softmax(scores, axis=-1).mean(axis=(0, 1)), text_only.mean(axis=(0, 1))))
         return attention(q, k, v, layer)
 
-    def look(self) -> Look:
-        """What was seen so far, evaluated."""
-        return Look(*(np.array(mx.stack(kind)) for kind in zip(*self._seen, strict=True)))
+    def result(self) -> tuple[np.ndarray, np.ndarray]:
+        """What was kept, as in `Seen`."""
+        return tuple(np.array(mx.stack(kind)) for kind in zip(*self._seen, strict=True))
 
 
-def groups_of(pipeline: FluxPipeline) -> dict[str, tuple[int, ...]]:
-    """The groups of blocks that are scored: each block by itself, then what `blocks=` has names for."""
-    singles = {str(block): (block,) for block in range(sum(pipeline.blocks))}
-    return singles | {name: find_blocks(name, *pipeline.blocks) for name in ("double", "single", "all")}
-
-
-def passes(network: MMDiT, latents: mx.array, sigma: float, text: TextEmbedding, attend: Attend) -> mx.array:
+def forward(network: MMDiT, x: mx.array, sigma: float, text: TextEmbedding, attend: Attend) -> mx.array:
     """One pass through a network, trained or not: the velocity (1, h*w, 4C), not evaluated."""
     return network(
-        flow.pack(latents),
+        flow.pack(x),
         text.txt,
         text.vec,
         mx.array([sigma]),
-        img_ids=flow.image_ids(latents.shape[1:3]),
+        img_ids=flow.image_ids(x.shape[1:3]),
         txt_ids=mx.zeros((text.txt.shape[1], 3)),
         attend=attend,
     )
 
 
-def look(network: MMDiT, latents: mx.array, sigma: float, text: TextEmbedding) -> tuple[Look, mx.array]:
-    """The attention of one pass, and its velocity."""
-    watcher = Watcher(text.txt.shape[1])
-    velocity = passes(network, latents, sigma, text, watcher)
-    return watcher.look(), velocity
+def look(network: MMDiT, x: mx.array, sigma: float, text: TextEmbedding, words: dict[str, mx.array]) -> Seen:
+    """Makes a pass, and one for the concepts.
+
+    Args:
+        network: What is measured, or a control.
+        x: Latents (1, H, W, C).
+        sigma: Noise level.
+        text: Caption.
+        words: The concepts, each with its T5 states (1, tokens, D).
+    """
+    length, blocks = text.txt.shape[1], range(network.config.depth)
+    watcher, keeper = Watcher(length), concepts.Keeper(tuple(blocks), length)
+    velocity = forward(network, x, sigma, text, watcher)
+    overhear(lambda: forward(network, x, sigma, text, keeper.around(attention)))
+    side = keeper.result(network, sigma, None)
+    shares = []
+    for block in blocks:
+        one = tuple(part if part.layer == block else replace(part, output=None) for part in side)
+        shares.append(np.array(concepts.shares(network, one, words.values())))  # (words, h*w)
+    return Seen(text, *watcher.result(), dict(zip(words, np.stack(shares, axis=1), strict=True)), velocity)
 
 
-Sample = tuple[str, str, np.ndarray, np.ndarray]
-
-
-def samples(network: MMDiT, stranger: MMDiT, subject: Subject, x: mx.array, sigma: float) -> Iterator[Sample]:
-    """All maps of a scene at a sigma: method, control or "", map by block (blocks, h*w), mask (h, w).
+def look_at(network: MMDiT, stranger: MMDiT, subject: Subject, x: mx.array, sigma: float) -> dict[str, Seen]:
+    """The passes for a scene at a sigma: by "" the one that is measured, and two controls.
 
     Args:
         network: What is measured.
@@ -138,54 +175,61 @@ def samples(network: MMDiT, stranger: MMDiT, subject: Subject, x: mx.array, sigm
         x: Its latents, noise added up to `sigma`.
         sigma: Noise level.
     """
-    looks = {
-        "": look(network, x, sigma, subject.text)[0],
-        "untrained": look(stranger, x, sigma, subject.text)[0],
-        "absent_word": look(network, x, sigma, subject.absent_text)[0],
+    there = [*subject.shares, BACKGROUND]
+    true, false = (
+        {word: subject.states[word] for word in words} for words in (there, [subject.absent, *there[1:]])
+    )
+    return {
+        "": look(network, x, sigma, subject.text, true),
+        "untrained": look(stranger, x, sigma, subject.text, true),
+        "absent_word": look(network, x, sigma, subject.absent_text, false),
     }
-    absent = find_word(subject.absent, subject.absent_text.words)[1]
+
+
+Sample = tuple[str, str, np.ndarray, np.ndarray]
+
+
+def samples(subject: Subject, seen: dict[str, Seen]) -> Iterator[Sample]:
+    """All maps of the passes of `look_at`: method, control or "", maps (blocks, h*w), mask (h, w)."""
     for i, (name, shares) in enumerate(subject.shares.items()):
-        tokens = find_word(name, subject.text.words)[1]
         for method, read in METHODS.items():
-            yield method, "", read(looks[""], tokens), shares
-            yield method, "untrained", read(looks["untrained"], tokens), shares
+            yield method, "", read(seen[""], name), shares
+            yield method, "untrained", read(seen["untrained"], name), shares
             if i == 0:
-                yield method, "absent_word", read(looks["absent_word"], absent), shares
+                yield method, "absent_word", read(seen["absent_word"], subject.absent), shares
             for other in subject.shares.keys() - {name}:
-                yield method, "other_word", read(looks[""], find_word(other, subject.text.words)[1]), shares
-        yield "image_to_word", "text_only", columns_of_text_only(looks[""], tokens), shares
+                yield method, "other_word", read(seen[""], other), shares
+        yield "image_to_word", "text_only", columns_of_text_only(seen[""], name), shares
 
 
-CAUSES = ("average_precision", "other_word", "log_ratio", "rank_with_columns", "rank_with_rows")
+CAUSES = ("average_precision", "other_word", "inside_over_outside", "rank_with_columns", "rank_with_rows")
 """What is told of cuts: how the change scores as a map, and the other object's; see `causes`."""
 
 
-def causes(network: MMDiT, subject: Subject, x: mx.array, sigma: float) -> Iterator[tuple[float, ...]]:
+def causes(
+    network: MMDiT, subject: Subject, seen: Seen, x: mx.array, sigma: float
+) -> Iterator[tuple[float, ...]]:
     """What cutting each object's word changes in a scene at a sigma, in the order of `CAUSES`.
 
-    The change is |v - v_cut|^2 of each image token. The third figure is the logarithm of its mean inside the
-    mask over that outside, each token counted by its share; the last two are rank correlations with the maps
-    of all blocks. NaN where there is nothing to compare.
+    The change is |v - v_cut|^2 of each image token. The third figure is its mean inside the mask over that
+    outside, each token counted by its share; the last two are rank correlations with the maps of all blocks.
+    NaN where there is nothing to compare.
     """
-    seen, velocity = look(network, x, sigma, subject.text)
-    changes, maps = {}, {}
+    changes = {}
     for name in subject.shares:
-        attend, _ = cut(name).at(0, subject.text.words, subject.text.txt.shape[1], network.config)
-        change = passes(network, x, sigma, subject.text, attend) - velocity
+        attend, _ = cut(name).at(0, seen.text.words, seen.text.txt.shape[1], network.config)
+        change = forward(network, x, sigma, seen.text, attend) - seen.velocity
         changes[name] = np.array((change * change).sum(axis=-1))[0].astype(np.float64)  # (h*w,)
-        tokens = find_word(name, subject.text.words)[1]
-        maps[name] = [read(seen, tokens).mean(axis=0) for read in (columns, rows)]
     for name, shares in subject.shares.items():
-        inside = shares.ravel()
-        own = scoring.score(changes[name], shares)
+        change, inside = changes[name], shares.ravel()
+        own = scoring.score(change, shares)
         others = [scoring.score(changes[other], shares) for other in subject.shares if other != name]
+        within, outside = (change @ weight / weight.sum() for weight in (inside, 1 - inside))
         yield (
             own.average_precision if own else np.nan,
             others[0].average_precision if others and others[0] else np.nan,
-            np.log(
-                (changes[name] @ inside / inside.sum()) / (changes[name] @ (1 - inside) / (1 - inside).sum())
-            ),
-            *(rank_correlation(changes[name], there) for there in maps[name]),
+            within / outside,
+            *(rank_correlation(change, read(seen, name).mean(axis=0)) for read in (columns, rows)),
         )
 
 
@@ -196,7 +240,8 @@ def measure(pipeline: FluxPipeline, count: int, sigmas: tuple[float, ...] = SIGM
         "area" is what a mask covers of a picture, "noise" the average precision of random numbers; "maps" has
         a record for each method, group of blocks and sigma, "cuts" one for each sigma.
     """
-    network, groups = pipeline.networks.mmdit, groups_of(pipeline)
+    network = pipeline.networks.mmdit
+    groups = {method: groups_of(method, network.config) for method in METHODS}
     maps: dict[tuple, list] = defaultdict(list)  # (method, control, sigma) -> (scene, scores (groups, names))
     cuts: dict[float, list] = defaultdict(list)  # sigma -> (scene, figures)
     areas, flat = [], []
@@ -212,15 +257,15 @@ def measure(pipeline: FluxPipeline, count: int, sigmas: tuple[float, ...] = SIGM
                 flat.append((subject.number, made.average_precision))
         for sigma in sigmas:
             x = flow.add_noise(subject.latents, noise, sigma)
-            for method, control, by_block, shares in samples(network, stranger, subject, x, sigma):
+            seen = look_at(network, stranger, subject, x, sigma)
+            for method, control, by_block, shares in samples(subject, seen):
                 made = [
                     scoring.score(by_block[list(blocks)].mean(axis=0), shares.ravel())
-                    for blocks in groups.values()
+                    for blocks in groups[method].values()
                 ]
                 if all(made):
-                    scores = np.array([astuple(one) for one in made])
-                    maps[method, control, sigma].append((subject.number, scores))
-            cuts[sigma] += [(subject.number, figures) for figures in causes(network, subject, x, sigma)]
+                    maps[method, control, sigma].append((subject.number, np.array([*map(astuple, made)])))
+            cuts[sigma] += [(subject.number, one) for one in causes(network, subject, seen[""], x, sigma)]
     return {
         "model": pipeline.entry.name,
         "depth": list(pipeline.blocks),
@@ -228,15 +273,13 @@ def measure(pipeline: FluxPipeline, count: int, sigmas: tuple[float, ...] = SIGM
         "seed": SEED,
         "objects": len(areas),
         "scored": len(flat),
-        "area": _interval(areas),
-        "noise": _interval(flat),
-        "maps": list(_figures(maps, list(groups), sigmas)),
+        "area": _mean(areas),
+        "noise": _mean(flat),
+        "maps": list(_figures(maps, groups, sigmas)),
         "cuts": [
             {"sigma": sigma}
             | {
-                name: _interval(
-                    [(scene, figures[i]) for scene, figures in cuts[sigma] if np.isfinite(figures[i])]
-                )
+                name: _mean([(scene, one[i]) for scene, one in cuts[sigma]], name)
                 for i, name in enumerate(CAUSES)
             }
             for sigma in sigmas
@@ -244,36 +287,42 @@ def measure(pipeline: FluxPipeline, count: int, sigmas: tuple[float, ...] = SIGM
     }
 
 
-def _figures(maps: dict[tuple, list], groups: list[str], sigmas: tuple[float, ...]) -> Iterator[dict]:
+def _figures(maps: dict[tuple, list], groups: dict[str, dict], sigmas: tuple[float, ...]) -> Iterator[dict]:
     """One record for each method, group of blocks and sigma."""
-    intervals = {
-        key: scoring.bootstrap(
-            np.array([scene for scene, _ in found]), np.array([scores.ravel() for _, scores in found])
-        ).reshape(len(groups), len(scoring.NAMES), 3)
-        for key, found in maps.items()
-    }
+    intervals = {}
+    for (method, control, sigma), found in maps.items():
+        numbers, scores = zip(*found, strict=True)  # (n,), (n, groups, names)
+        flat = scoring.bootstrap(np.array(numbers), np.array(scores).reshape(len(numbers), -1))
+        intervals[method, control, sigma] = flat.reshape(len(groups[method]), len(scoring.NAMES), 3)
     controls = [control for control in dict.fromkeys(control for _, control, _ in maps) if control]
-    for method, sigma, (i, group) in product(METHODS, sigmas, enumerate(groups)):
-        own = intervals[method, "", sigma][i]
-        yield {
-            "method": method,
-            "blocks": group,
-            "sigma": sigma,
-            **{name: _rounded(figure) for name, figure in zip(scoring.NAMES, own, strict=True)},
-            "controls": {
-                control: _rounded(intervals[method, control, sigma][i, 0])
-                for control in controls
-                if (method, control, sigma) in intervals
-            },
-        }
+    for method, sigma in product(METHODS, sigmas):
+        for i, group in enumerate(groups[method]):
+            own = intervals[method, "", sigma][i]
+            yield {
+                "method": method,
+                "blocks": group,
+                "sigma": sigma,
+                **{name: _rounded(figure) for name, figure in zip(scoring.NAMES, own, strict=True)},
+                "controls": {
+                    control: _rounded(intervals[method, control, sigma][i, 0])
+                    for control in controls
+                    if (method, control, sigma) in intervals
+                },
+            }
 
 
-def _interval(found: list[tuple[int, float]]) -> list[float] | None:
-    """The mean and interval of (scene, value) pairs; None if there are none."""
+def _mean(found: list[tuple[int, float]], name: str = "") -> list[float] | None:
+    """The mean of (scene, value) pairs that are no NaN, with its interval; None if there are none.
+
+    That of "inside_over_outside" is the geometric mean: a ratio and its inverse weigh the same.
+    """
+    found = [(scene, value) for scene, value in found if np.isfinite(value)]
     if not found:
         return None
-    numbers, values = zip(*found, strict=True)
-    return _rounded(scoring.bootstrap(np.array(numbers), np.array(values))[0])
+    numbers, values = (np.array(column) for column in zip(*found, strict=True))
+    if name == "inside_over_outside":
+        return _rounded(np.exp(scoring.bootstrap(numbers, np.log(values))[0]))
+    return _rounded(scoring.bootstrap(numbers, values)[0])
 
 
 def _rounded(figure: np.ndarray) -> list[float]:

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import stubs
 
+from fluxnb import concepts
 from fluxnb.interventions import cut
+from fluxnb.model.layers import attention
 from fluxnb.pipeline import FluxPipeline
 from fluxnb.training import scenes, subjects, tables, trust
 
@@ -56,30 +58,58 @@ def test_the_latents_are_those_of_the_picture():
     assert {name: shares.shape for name, shares in subject.shares.items()} == dict.fromkeys(masks, (8, 8))
 
 
-@pytest.mark.parametrize("direction", trust.METHODS)
-def test_a_method_gives_the_maps_of_run_attention(direction):
-    run = stubs.session().start("a cat and a sunflower").finish()
-    pipeline, step = run.session.pipeline, run.steps[1]
-    look, velocity = trust.look(pipeline.networks.mmdit, step.latents, step.sigma, run.text)
-    by_block = trust.METHODS[direction](look, run.words[4].tokens)
+@pytest.fixture(scope="module")
+def run():
+    return stubs.session().start("a cat and a sunflower").finish()
+
+
+def look(run, step):
+    pipeline, record = run.session.pipeline, run.steps[step]
+    words = {word: concepts.encoded(word, pipeline.encode_text(word)) for word in ("sunflower", "background")}
+    return trust.look(pipeline.networks.mmdit, record.latents, record.sigma, run.text, words)
+
+
+@pytest.mark.parametrize("direction", ["word_to_image", "image_to_word"])
+def test_a_method_gives_the_maps_of_run_attention(run, direction):
+    by_block = trust.METHODS[direction](look(run, 1), "sunflower")
     for blocks in (0, 3, "single"):
         heard = run.attention(1, "sunflower", blocks, direction=direction)
         assert by_block[list(heard.blocks)].mean(axis=0) == pytest.approx(heard.weights.ravel(), abs=1e-6)
-    assert velocity.shape == (1, 16, 64)
 
 
-def test_text_only_columns_are_shares_among_the_text(pipeline, made):
-    look, _ = trust.look(pipeline.networks.mmdit, made[0].latents, 0.5, made[0].text)
-    everything = trust.columns_of_text_only(look, tuple(range(stubs.LENGTH)))
-    assert everything == pytest.approx(np.ones((4, 64)), abs=1e-5)
-    ratio = trust.columns_of_text_only(look, (2,)) / trust.columns_of_text_only(look, (3,))
-    assert ratio.shape == (4, 64)
+def test_concepts_are_the_maps_of_run_concepts(run):
+    by_block = trust.METHODS["concepts"](look(run, 1), "sunflower")
+    for blocks in (0, 1, "double"):
+        made = run.concepts(["sunflower", "background"], 1, blocks)
+        expected = by_block[list(made.blocks)].mean(axis=0)
+        assert expected == pytest.approx(made["sunflower"].ravel(), abs=1e-5)
+
+
+def test_text_only_columns_are_shares_among_the_text(run):
+    seen = look(run, 1)
+    q, k = (np.array(x, np.float64)[0] for x in heard(run, 1)[0])
+    scores = np.exp(q[:, stubs.LENGTH :] @ k[:, : stubs.LENGTH].swapaxes(1, 2) / np.sqrt(q.shape[-1]))
+    expected = (scores / scores.sum(-1, keepdims=True)).mean(0)[:, [4, 5]].sum(1)
+    assert trust.columns_of_text_only(seen, "sunflower")[0] == pytest.approx(expected, abs=1e-6)
+
+
+def heard(run, step):
+    """q and k of every block."""
+    kept = []
+
+    def attend(q, k, v, layer):
+        kept.append((q, k))
+        return attention(q, k, v, layer)
+
+    run.replay(step, attend)
+    return kept
 
 
 def test_results_have_every_method_group_and_sigma_with_intervals(results):
     kinds = {(one["method"], one["blocks"], one["sigma"]) for one in results["maps"]}
     groups = ("0", "1", "2", "3", "double", "single", "all")
     assert kinds >= {(m, g, s) for m in ("word_to_image", "image_to_word") for g in groups for s in SIGMAS}
+    assert kinds >= {("concepts", g, s) for g in ("0", "1", "double", "later") for s in SIGMAS}
     for one in results["maps"]:
         value, low, high = one["average_precision"]
         assert 0 <= low <= value <= high <= 1
@@ -98,7 +128,9 @@ def test_random_networks_are_like_each_other_and_like_noise(results):
 def test_a_cut_is_measured_by_its_own_definition(pipeline, made):
     subject, network = next(one for one in made if len(one.shares) == 1), pipeline.networks.mmdit
     (name, shares), text = next(iter(subject.shares.items())), subject.text
-    figures = dict(zip(trust.CAUSES, next(trust.causes(network, subject, subject.latents, 0.5)), strict=True))
+    seen = trust.look_at(network, network, subject, subject.latents, 0.5)[""]
+    told = next(trust.causes(network, subject, seen, subject.latents, 0.5))
+    figures = dict(zip(trust.CAUSES, told, strict=True))
     attend, _ = cut(name).at(0, text.words, stubs.LENGTH, network.config)
     plain, changed = (
         np.array(pipeline.velocity(subject.latents, 0.5, text, **options), np.float64)[0]
@@ -106,7 +138,7 @@ def test_a_cut_is_measured_by_its_own_definition(pipeline, made):
     )
     change = ((changed - plain) ** 2).reshape(8, 2, 8, 2, -1).sum(axis=(1, 3, 4))
     inside, outside = (np.average(change, weights=weights) for weights in (shares, 1 - shares))
-    assert figures["log_ratio"] == pytest.approx(np.log(inside / outside), abs=1e-3)
+    assert figures["inside_over_outside"] == pytest.approx(inside / outside, rel=1e-3)
     assert np.isnan(figures["other_word"]) and -1 <= figures["rank_with_rows"] <= 1
 
 
