@@ -132,6 +132,18 @@ def own_schedule(sigmas: Iterable[float], start: float | None = None) -> tuple[f
     return levels if start is None else (start, *levels[1:])
 
 
+def skipped_steps(num_steps: int, denoise: float) -> int:
+    """Returns how many steps of a schedule a run from a picture leaves out at its start.
+
+    diffusers' rule for `strength` (`FluxImg2ImgPipeline.get_timesteps`), rounding of floats included.
+
+    Args:
+        num_steps: Steps of the schedule.
+        denoise: How much of the picture to draw anew, above 0 (next to nothing) and at most 1 (everything).
+    """
+    return int(max(num_steps - min(num_steps * denoise, num_steps), 0))
+
+
 def resolution_shift(
     latent_size: tuple[int, int],
     base_tokens: int = 256,
@@ -156,7 +168,7 @@ def resolution_shift(
     return math.exp(base_shift + (tokens - base_tokens) * slope)
 
 
-def noise(seed: int, latent_size: tuple[int, int], channels: int = 16) -> mx.array:
+def noise(seed: int, latent_size: tuple[int, int], channels: int = 16, draw: int = 0) -> mx.array:
     """Returns the noise that diffusers and BFL's code start from for a seed on a CPU, to 1e-6, without torch.
 
     Torch draws it by Box and Muller's transform in blocks of 16 from a Mersenne Twister, which takes the low
@@ -166,6 +178,7 @@ def noise(seed: int, latent_size: tuple[int, int], channels: int = 16) -> mx.arr
         seed: Within `SEEDS`.
         latent_size: (H, W) in latent cells, even.
         channels: Latent channels, a multiple of 4.
+        draw: Which of the arrays that torch's generator gives in turn, all of this size.
 
     Returns:
         (1, H, W, channels), float32, evaluated.
@@ -176,7 +189,7 @@ def noise(seed: int, latent_size: tuple[int, int], channels: int = 16) -> mx.arr
     seed = checks.whole("seed", seed, *SEEDS)
     height, width = checks.latent_size(latent_size)
     twister = np.random.RandomState(seed & 0xFFFFFFFF)
-    words = twister.randint(0, 2**32, size=channels * height * width, dtype=np.uint32)
+    words = twister.randint(0, 2**32, size=(draw + 1, channels * height * width), dtype=np.uint32)[draw]
     uniform = (words & 0xFFFFFF).astype(np.float32) * np.float32(2**-24)  # 24 bits, in [0, 1)
     u1, u2 = uniform.reshape(-1, 2, 8).swapaxes(0, 1)  # each (n / 16, 8)
     radius = np.sqrt(np.float32(-2) * np.log1p(-u1))

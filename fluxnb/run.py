@@ -18,15 +18,17 @@ from fluxnb import checks, effect, flow, probe
 from fluxnb.effect import Effect
 from fluxnb.errors import InputError
 from fluxnb.flow import Step
+from fluxnb.interventions import Intervention
 from fluxnb.model.layers import Attend
 from fluxnb.model.tokenizers import Word
-from fluxnb.pipeline import TextEmbedding, warn_of_texts
 from fluxnb.probe import AttentionMap
 from fluxnb.questions import Questions
-from fluxnb.settings import Intervention, Settings, branch, warn_of_no_effect
+from fluxnb.settings import Settings, branch, warn_of_no_effect
+from fluxnb.texts import TextEmbedding, warn_of_texts
 
 if TYPE_CHECKING:
     from fluxnb.session import FluxSession
+    from fluxnb.source import Source
 
 KINDS = ("clean", "noisy")
 """What of a step a picture can show: where its straight line ends, or the latents before it."""
@@ -46,9 +48,10 @@ class Run(Questions):
             not its children.
         at: Steps shared with the parent; None for all of `steps`.
         text: The prompt as the transformer reads it; None to encode it.
+        source: Picture that the run started from.
 
     Attributes:
-        session: As given, like `settings`, `parent` and `at`.
+        session: As given, like `settings`, `parent`, `at` and `source`.
         text: The prompt as the transformer reads it.
         negative: The negative text likewise, None without CFG.
     """
@@ -62,12 +65,14 @@ class Run(Questions):
         parent: Run | None = None,
         at: int | None = None,
         text: TextEmbedding | None = None,
+        source: Source | None = None,
     ):
         """Encodes the texts, if they are not there."""
         self.session = session
         self.settings = settings
         self.parent = parent
         self.at = len(steps) if at is None else at
+        self.source = source
         self.text: TextEmbedding = session.encode_text(settings.prompt) if text is None else text
         self.negative: TextEmbedding | None = (
             session.encode_text(settings.negative_text) if settings.has_cfg else None
@@ -103,7 +108,10 @@ class Run(Questions):
 
     @property
     def sigmas(self) -> tuple[float, ...]:
-        """Noise levels before each step and after the last, `num_steps` + 1 of them, from 1 to 0."""
+        """Noise levels before each step and after the last, `num_steps` + 1 of them, from 1 to 0.
+
+        A run from a picture starts below 1, see `FluxSession.start`.
+        """
         return self.settings.sigmas
 
     @property
@@ -255,15 +263,17 @@ class Run(Questions):
         warn_of_no_effect(pipeline.entry, settings, guidance, negative_text)
         latents = self.steps[at].latents if at < len(self.steps) else self.latents
         if settings.seed != self._owner(at).seed:
-            latents = pipeline.noise(settings)
             if at:
-                latents = flow.add_noise(flow.clean(self.steps[at - 1]), latents, self.sigmas[at])
+                clean, noise = flow.clean(self.steps[at - 1]), pipeline.noise(settings)
+                latents = flow.add_noise(clean, noise, self.sigmas[at])
                 mx.eval(latents)
+            else:
+                latents = pipeline.first_latents(settings, self.source)
         text = self.text if prompt is None else self.session.encode_text(settings.prompt)
         if settings.intervention is not None:
             config = pipeline.networks.mmdit.config
             settings.intervention.check(text.words, config, settings.num_steps, at)
-        run = Run(self.session, settings, latents, self.steps[:at], parent=self, text=text)
+        run = Run(self.session, settings, latents, self.steps[:at], self, text=text, source=self.source)
         if (run.text, run.negative) != (self.text, self.negative):
             warn_of_texts(run.text, run.negative)
         return run
