@@ -57,15 +57,15 @@ class FluxPipeline(DiffusionKitCalls):
     ):
         """Loads the networks."""
         shift = None if shift is None else checks.number("shift", shift, above=0)
-        networks = store.load(
-            model_version,
-            low_memory_mode=low_memory_mode,
-            a16=a16,
-            w16=w16,
-            quantize=quantize,
-            local_ckpt=local_ckpt,
-        )
-        self._take(networks, shift)
+        options = {
+            "low_memory_mode": low_memory_mode,
+            "a16": a16,
+            "w16": w16,
+            "quantize": quantize,
+            "local_ckpt": local_ckpt,
+        }
+        self._take(store.load(model_version, **options), shift)
+        self.arguments = {"model_version": model_version, "shift": shift, **options}
 
     @classmethod
     def from_networks(cls, networks: store.Networks, shift: float | None = None) -> FluxPipeline:
@@ -76,6 +76,7 @@ class FluxPipeline(DiffusionKitCalls):
 
     def _take(self, networks: store.Networks, shift: float | None) -> None:
         """Keeps the networks, and their defaults with the shift that is wished."""
+        self.arguments: dict[str, object] | None = None  # that load it again; None if it was not loaded
         self.networks = networks
         self.entry = networks.entry if shift is None else replace(networks.entry, shift=shift)
 

@@ -5,7 +5,9 @@ Knows nothing of how steps are made.
 
 from __future__ import annotations
 
-from fluxnb import bisection, family
+import os
+
+from fluxnb import bisection, family, saved
 from fluxnb.bisection import Bisection, Judge
 from fluxnb.family import Tree
 
@@ -16,6 +18,14 @@ class Questions:
     def tree(self) -> Tree:
         """Returns the whole family of the run, from its root; `print` draws it."""
         return family.tree(self)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Saves the run with all its steps as one safetensors file; `FluxSession.open` makes it a run again.
+
+        Raises:
+            InputError: if it cannot be written there, or holds numbers that are not finite.
+        """
+        saved.write(self, path)
 
     def bisect(self, prompt_b: str, judge: Judge) -> Bisection:
         """Finds the step from which on swapping the prompt no longer changes what the judge says.

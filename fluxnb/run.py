@@ -262,7 +262,7 @@ class Run(Questions):
         )
         warn_of_no_effect(pipeline.entry, settings, guidance, negative_text)
         latents = self.steps[at].latents if at < len(self.steps) else self.latents
-        if settings.seed != self._owner(at).seed:
+        if settings.seed != self.owner(at).seed:
             if at:
                 clean, noise = flow.clean(self.steps[at - 1]), pipeline.noise(settings)
                 latents = flow.add_noise(clean, noise, self.sigmas[at])
@@ -270,9 +270,10 @@ class Run(Questions):
             else:
                 latents = pipeline.first_latents(settings, self.source)
         text = self.text if prompt is None else self.session.encode_text(settings.prompt)
-        if settings.intervention is not None:
-            config = pipeline.networks.mmdit.config
-            settings.intervention.check(text.words, config, settings.num_steps, at)
+        held, count = settings.intervention, settings.num_steps
+        if held is not None and (intervention is not None or any(map(held.acts_on, range(at, count)))):
+            first = 0 if intervention is None else at  # one that is inherited may have begun before
+            held.check(text.words, pipeline.networks.mmdit.config, count, first)
         run = Run(self.session, settings, latents, self.steps[:at], self, text=text, source=self.source)
         if (run.text, run.negative) != (self.text, self.negative):
             warn_of_texts(run.text, run.negative)
@@ -290,7 +291,7 @@ class Run(Questions):
             InputError: if there is no such step.
         """
         index = self._made(step)
-        owner, record = self._owner(index), self.steps[index]
+        owner, record = self.owner(index), self.steps[index]
         velocity = self.session.pipeline.velocity_at(
             index, record.latents, record.sigma, owner.settings, owner.text, owner.negative, attend
         )
@@ -320,7 +321,7 @@ class Run(Questions):
             InputError: if there is no such step, word, block, head or direction; it says what there is.
         """
         index = self._made(step)
-        owner, record = self._owner(index), self.steps[index]
+        owner, record = self.owner(index), self.steps[index]
         text, config = owner.text, self.session.pipeline.networks.mmdit.config
         name, positions = probe.find_word(word, text.words)
         numbers = probe.find_blocks(blocks, config.depth, config.depth_single)
@@ -358,7 +359,14 @@ class Run(Questions):
                 that does not exist, or is not meant for this step.
         """
         index = self._made(step)
-        return effect.measure(self._owner(index), index, intervention, word, direction, pictures)
+        return effect.measure(self.owner(index), index, intervention, word, direction, pictures)
+
+    def owner(self, step: int) -> Run:
+        """Returns the run that made a step, or will: this one or, for a step that is shared, an ancestor."""
+        run = self
+        while step < run.at:
+            run = run.parent
+        return run
 
     def _made(self, step: int) -> int:
         """Returns the index of a step that has been made; -1 is the last one."""
@@ -367,10 +375,3 @@ class Run(Questions):
             raise InputError("the run has made no step yet; call advance() or finish()")
         step = checks.whole("step", step, -1, count - 1)
         return count - 1 if step == -1 else step
-
-    def _owner(self, step: int) -> Run:
-        """Returns the run that made a step, or will: this one or, for a shared step, an ancestor."""
-        run = self
-        while step < run.at:
-            run = run.parent
-        return run

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "fluxnb"
 FLOORS = (
-    ("errors",),
+    ("errors", "version"),
     ("images", "checks", "backend"),
     ("model",),
     ("flow", "checkpoints", "source", "texts"),
@@ -21,7 +21,8 @@ FLOORS = (
     ("settings",),
     ("diffusionkit", "given"),
     ("pipeline",),
-    ("family", "bisection", "effect"),
+    ("identity", "family", "bisection", "effect"),
+    ("saved",),
     ("questions",),
     ("run",),
     ("session",),
