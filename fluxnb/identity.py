@@ -12,6 +12,7 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
 
+from fluxnb.checkpoints.catalog import ENTRIES
 from fluxnb.checkpoints.store import Networks
 from fluxnb.pipeline import FluxPipeline
 
@@ -42,7 +43,8 @@ class Model:
 def identify(pipeline: FluxPipeline) -> Model:
     """Says which model a pipeline draws with; it reads some KB of its weights."""
     name = pipeline.entry.name
-    name = Path(name).name if os.path.exists(name) else name  # where it lies is nobody else's concern
+    if name not in {entry.name for entry in ENTRIES} and os.path.exists(name):
+        name = Path(name).name  # where it lies is nobody else's concern
     return Model(name, (pipeline.arguments or {}).get("revision"), fingerprint(pipeline.networks))
 
 
