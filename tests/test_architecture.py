@@ -18,7 +18,7 @@ FLOORS = (
     ("flow", "checkpoints", "source", "texts"),
     ("probe", "altered"),
     ("interventions",),
-    ("settings",),
+    ("settings", "trajectory"),
     ("diffusionkit", "given"),
     ("pipeline",),
     ("identity", "family", "bisection", "effect"),
