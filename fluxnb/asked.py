@@ -18,6 +18,7 @@ from fluxnb.model.config import MMDiTConfig
 from fluxnb.model.layers import Attend, attention
 from fluxnb.probe import GROUPS, Probe, Question, Tokens, resolve
 from fluxnb.texts import TextEmbedding
+from fluxnb.trust import lookup
 
 Answer = tuple[np.ndarray, np.ndarray, Mass]
 """Weights (..., h*w), those of the words (..., words), and mass."""
@@ -45,8 +46,8 @@ class Asked:
     ):
         """Finds what the probes name."""
         self.tokens = tokens(text, latent_size)
-        depth = config.depth, config.depth_single
-        self.questions = tuple(resolve(probe, self.tokens, depth, config.heads) for probe in probes)
+        self._depth = config.depth, config.depth_single
+        self.questions = tuple(resolve(probe, self.tokens, self._depth, config.heads) for probe in probes)
         self._shared: dict[tuple, list[Question]] = {}
         for question in self.questions:
             key = question.blocks, question.heads, question.is_row
@@ -88,17 +89,20 @@ class Asked:
             answer = self._rows if key[-1] else self._columns
             answers = answer(reader.result(), self._shared[key])
             for question, (weights, text, mass) in zip(self._shared[key], answers, strict=True):
+                blocks = tuple(sorted(reader.blocks))
+                is_measured = question.heads == "mean"
                 made[id(question)] = AttentionMap(
                     weights=frozen(weights.reshape(*weights.shape[:-1], *self.tokens.size)),
                     mass=mass,
                     word=question.label,
                     step=step,
-                    blocks=tuple(sorted(reader.blocks)),
+                    blocks=blocks,
                     heads=question.heads,
                     direction=question.direction,
                     sigma=sigma,
                     words=words,
                     text=frozen(text),
+                    trust=lookup(question.direction, blocks, sigma, self._depth) if is_measured else None,
                 )
         return tuple(made[id(question)] for question in self.questions)
 

@@ -57,15 +57,15 @@ class FluxPipeline(DiffusionKitCalls):
     ):
         """Loads the networks."""
         shift = None if shift is None else checks.number("shift", shift, above=0)
-        networks = store.load(
-            model_version,
-            low_memory_mode=low_memory_mode,
-            a16=a16,
-            w16=w16,
-            quantize=quantize,
-            local_ckpt=local_ckpt,
-        )
-        self._take(networks, shift)
+        options = {
+            "low_memory_mode": low_memory_mode,
+            "a16": a16,
+            "w16": w16,
+            "quantize": quantize,
+            "local_ckpt": local_ckpt,
+        }
+        self._take(store.load(model_version, **options), shift)
+        self.arguments = {"model_version": model_version, "shift": shift, **options}
 
     @classmethod
     def from_networks(cls, networks: store.Networks, shift: float | None = None) -> FluxPipeline:
@@ -76,6 +76,7 @@ class FluxPipeline(DiffusionKitCalls):
 
     def _take(self, networks: store.Networks, shift: float | None) -> None:
         """Keeps the networks, and their defaults with the shift that is wished."""
+        self.arguments: dict[str, object] | None = None  # that load it again; None if it was not loaded
         self.networks = networks
         self.entry = networks.entry if shift is None else replace(networks.entry, shift=shift)
 
@@ -190,7 +191,7 @@ class FluxPipeline(DiffusionKitCalls):
             text: What to draw.
             negative: Text that CFG leads away from, None for one pass.
             attend: Attention of the pass with the prompt, in place of the settings' intervention.
-            hear: Puts a listener around that attention.
+            hear: Puts a listener around it.
         """
         without = frozenset()
         if attend is None and settings.intervention is not None:
@@ -395,7 +396,5 @@ def _logged(log: dict, phase: str) -> Iterator[None]:
 
 def _memory() -> dict[str, float]:
     """Returns MLX's memory in GB."""
-    return {
-        "peak_memory": round(mx.get_peak_memory() / 1e9, 3),
-        "active_memory": round(mx.get_active_memory() / 1e9, 3),
-    }
+    peak, active = mx.get_peak_memory(), mx.get_active_memory()
+    return {"peak_memory": round(peak / 1e9, 3), "active_memory": round(active / 1e9, 3)}

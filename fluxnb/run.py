@@ -17,13 +17,14 @@ from PIL import Image
 from fluxnb import checks, flow, look
 from fluxnb.errors import InputError
 from fluxnb.flow import Step
+from fluxnb.interventions import Intervention
 from fluxnb.maps import AttentionMap
 from fluxnb.model.layers import Attend
 from fluxnb.model.tokenizers import Word
-from fluxnb.pipeline import TextEmbedding, warn_of_texts
 from fluxnb.probe import Probe, find_step
 from fluxnb.questions import Questions
-from fluxnb.settings import Intervention, Settings, branch, warn_of_no_effect
+from fluxnb.settings import Settings, branch, warn_of_no_effect
+from fluxnb.texts import TextEmbedding, warn_of_texts
 
 if TYPE_CHECKING:
     from fluxnb.session import FluxSession
@@ -49,7 +50,7 @@ class Run(Questions):
         text: The prompt as the transformer reads it; None to encode it.
         source: Picture that the run started from.
         probes: What is asked of every step while it is made, see `maps`.
-        maps: Answers for the steps that led there.
+        maps: Answers for the steps that led there, () where none are known.
 
     Attributes:
         session: As given, like `settings`, `parent`, `at`, `source` and `probes`.
@@ -74,15 +75,16 @@ class Run(Questions):
         self.session = session
         self.settings = settings
         self.parent = parent
-        self.source = source
         self.at = len(steps) if at is None else at
+        self.source = source
         self.text: TextEmbedding = session.encode_text(settings.prompt) if text is None else text
         self.negative: TextEmbedding | None = (
             session.encode_text(settings.negative_text) if settings.has_cfg else None
         )
         self.probes = checks.several("probes", probes, Probe)
         self._asked = look.prepare(self, len(steps))
-        self._state = steps, latents, maps  # one assignment changes all, so that no interrupt comes between
+        # one assignment changes all three, so that no interrupt comes between
+        self._state = steps, latents, maps or ((),) * len(steps)
         self._children: list[weakref.ref[Run]] = []
         if parent is not None:
             parent._children = [*map(weakref.ref, parent.children), weakref.ref(self)]
@@ -251,8 +253,8 @@ class Run(Questions):
             guidance: Guidance strength.
             cfg_weight: Weight of CFG.
             negative_text: What CFG leads away from.
-            intervention: What is changed in the network from step `at` on.
             probes: What is asked of every step from there on, see `maps`; those of this run do not pass on.
+            intervention: What is changed in the network from step `at` on.
 
         Raises:
             InputError: if an argument is none that can be drawn with, or the intervention speaks of a word,
@@ -284,20 +286,12 @@ class Run(Questions):
             else:
                 latents = pipeline.first_latents(settings, self.source)
         text = self.text if prompt is None else self.session.encode_text(settings.prompt)
-        if settings.intervention is not None:
-            config = pipeline.networks.mmdit.config
-            settings.intervention.check(text.words, config, settings.num_steps, at)
-        run = Run(
-            self.session,
-            settings,
-            latents,
-            self.steps[:at],
-            parent=self,
-            text=text,
-            source=self.source,
-            probes=probes,
-            maps=self.maps[:at],
-        )
+        held, count = settings.intervention, settings.num_steps
+        if held is not None and (intervention is not None or any(map(held.acts_on, range(at, count)))):
+            first = 0 if intervention is None else at  # one that is inherited may have begun before
+            held.check(text.words, pipeline.networks.mmdit.config, count, first)
+        more = {"text": text, "source": self.source, "probes": probes, "maps": self.maps[:at]}
+        run = Run(self.session, settings, latents, self.steps[:at], self, **more)
         if (run.text, run.negative) != (self.text, self.negative):
             warn_of_texts(run.text, run.negative)
         return run
@@ -322,7 +316,7 @@ class Run(Questions):
         return velocity
 
     def owner(self, step: int) -> Run:
-        """Returns the run that made a step, or will: this one or, for a shared step, an ancestor."""
+        """Returns the run that made a step, or will: this one or, for a step that is shared, an ancestor."""
         run = self
         while step < run.at:
             run = run.parent
