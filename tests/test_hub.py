@@ -21,6 +21,9 @@ from mlx.utils import tree_flatten
 from fluxnb import FluxPipeline
 from fluxnb.checkpoints import catalog, hub, sources, store
 from fluxnb.errors import CheckpointError, DownloadError, FluxnbError, InputError, UnknownModelError
+from fluxnb.model.config import VAEConfig
+from fluxnb.model.layers import random_weights
+from fluxnb.model.vae import VAE
 
 TINY = "someone/tiny-flux"
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
@@ -138,6 +141,16 @@ def test_a_second_load_asks_once_and_downloads_nothing(repo):
     repo.requests.clear()
     assert hub.fetch(catalog.find(TINY)) == first
     assert [(method, path) for method, path, _, _ in repo.requests] == [("GET", f"/api/models/{TINY}")]
+
+
+def test_a_new_commit_brings_only_the_files_that_changed(repo):
+    first = hub.fetch(catalog.find(TINY))
+    repo.repos[TINY].files |= {"README.md": b"# new", "vae/diffusion_pytorch_model.safetensors": b"better"}
+    repo.requests.clear()
+    second = hub.fetch(catalog.find(TINY))
+    assert second.vae.parent != first.vae.parent
+    assert repo.got(".safetensors") == [None]
+    assert repo.got("vae/diffusion_pytorch_model.safetensors") == [None]
 
 
 def test_offline_a_model_in_the_cache_is_loaded_without_a_request(repo, monkeypatch):
@@ -392,3 +405,29 @@ def test_the_environment_says_which_hub_which_cache_and_whether_to_ask(real, tmp
     repo.requests.clear()
     assert run(HF_HUB_OFFLINE="1").stdout == f"{TINY}\n"
     assert repo.requests == []
+
+
+def test_a_model_of_diffusionkit_is_loaded_from_its_repositories(server, tmp_path):
+    demo, entry = FluxPipeline(), catalog.SCHNELL_DIFFUSIONKIT
+    vae = random_weights(
+        VAE(VAEConfig(channels=(32, 32, 32, 32), layers=1)), seed=0
+    )  # its norms as in FLUX.1
+    kernels = {
+        name: array.transpose(0, 3, 1, 2) if array.ndim == 4 else array
+        for name, array in parameters(vae).items()
+    }
+    tiny.save(tmp_path / "flux-schnell.safetensors", parameters(demo.networks.mmdit))  # whose names are ours
+    tiny.save(tmp_path / "ae.safetensors", kernels)
+    server.add(entry.name, {path.name: path.read_bytes() for path in tmp_path.glob("*.safetensors")})
+    shipped = {path.name: path for path in sources.DEMO_FOLDER.iterdir()}
+    text = {"clip_l/model.fp16.safetensors": "text_encoder", "t5/t5xxl.safetensors": "text_encoder_2"}
+    files = {name: (shipped[folder] / "model.safetensors").read_bytes() for name, folder in text.items()}
+    server.add("argmaxinc/stable-diffusion", files)
+    server.add_folder("openai/clip-vit-large-patch14", shipped["tokenizer"])
+    server.add_folder("google/flan-t5-xxl", shipped["tokenizer_2"])
+    pipeline = FluxPipeline(entry.name)
+    assert pipeline.entry.name == entry.name
+    for name in ("mmdit", "clip", "t5"):
+        ours, theirs = (parameters(getattr(one.networks, name)) for one in (pipeline, demo))
+        assert ours.keys() == theirs.keys()
+        assert all(mx.array_equal(ours[key], theirs[key].astype(ours[key].dtype)) for key in ours)
