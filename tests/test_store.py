@@ -382,7 +382,7 @@ def test_a_model_that_is_not_here_says_how_to_get_it():
 
 
 def test_what_is_no_path_is_refused():
-    with pytest.raises(InputError, match="local_ckpt is 3; give the path of a folder"):
+    with pytest.raises(InputError, match="local_ckpt is 3; give the path of a folder or file"):
         store.load(local_ckpt=3)
 
 

@@ -13,9 +13,9 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
 from fluxnb import backend
-from fluxnb.checkpoints import catalog, configs, layouts
+from fluxnb.checkpoints import catalog, components, configs, kinds, layouts
 from fluxnb.checkpoints.catalog import Entry
-from fluxnb.checkpoints.files import Tensors, read_tensors
+from fluxnb.checkpoints.files import Tensors
 from fluxnb.checkpoints.parts import Parts, find
 from fluxnb.errors import CheckpointError, InputError
 from fluxnb.model.clip import CLIPText
@@ -61,12 +61,12 @@ def load(
     w16: bool = False,
     quantize: int | None = None,
 ) -> Networks:
-    """Loads a model by its name, or from a folder in the layout of diffusers.
+    """Loads a model by its name, or from files on this disk in any layout that `checkpoints.tables` has.
 
     Args:
         model_version: a name of the catalog; with `local_ckpt` it only gives the defaults of a model that is
             not `known` by its sizes.
-        local_ckpt: folder to take everything from.
+        local_ckpt: folder to take everything from, or a safetensors file that the rest lies beside.
         low_memory_mode: not there yet.
         a16: not there yet.
         w16: keep weights in bfloat16, whatever the model's own.
@@ -87,7 +87,7 @@ def load(
             f"`hf download {entry.name} --local-dir FOLDER`, and pass local_ckpt=FOLDER"
         )
     if not isinstance(local_ckpt, (str, os.PathLike, type(None))):
-        raise InputError(f"local_ckpt is {local_ckpt!r}; give the path of a folder")
+        raise InputError(f"local_ckpt is {local_ckpt!r}; give the path of a folder or file")
     path = DEMO_FOLDER if local_ckpt is None else Path(local_ckpt).expanduser()
     parts = _find(path)
     backend.setup()
@@ -103,10 +103,8 @@ def known(config: MMDiTConfig, entry: Entry) -> Entry:
 
 def _read(parts: Parts, entry: Entry, local: Path | None, w16: bool) -> Networks:
     """Reads all parts of a model; one that is `local` has no name but its path, and is known by its sizes."""
-    mmdit = configs.mmdit(configs.read(parts.transformer / "config.json"))
-    vae = configs.vae(configs.read(parts.vae / "config.json"))
-    clip = configs.clip(configs.read(parts.text_encoder / "config.json"))
-    t5 = configs.t5(configs.read(parts.text_encoder_2 / "config.json"))
+    found = {name: components.read(name, getattr(parts, name)) for name in kinds.WEIGHTS}
+    mmdit, vae, clip, t5 = (component.config for component in found.values())
     longest = T5_LENGTH_GUIDED if mmdit.guidance else T5_LENGTH
     clip_tokenizer = ClipTokenizer(parts.tokenizer)
     t5_tokenizer = T5Tokenizer(parts.tokenizer_2, longest)
@@ -119,14 +117,14 @@ def _read(parts: Parts, entry: Entry, local: Path | None, w16: bool) -> Networks
     entry = replace(entry, text_length=t5_tokenizer.length, guidance=guidance)
     dtype = mx.bfloat16 if w16 else DTYPES[entry.dtype]
 
-    def filled(network: nn.Module, table: layouts.Table, path: Path) -> nn.Module:
-        return fill(network, table, read_tensors(path), dtype)
+    def filled(network: nn.Module, name: str) -> nn.Module:
+        return fill(network, found[name].table, found[name].tensors, dtype)
 
     return Networks(
-        mmdit=filled(MMDiT(mmdit), layouts.DIFFUSERS_MMDIT, parts.transformer),
-        vae=filled(VAE(vae), layouts.diffusers_vae(vae), parts.vae),
-        clip=filled(CLIPText(clip), layouts.HUB_CLIP, parts.text_encoder),
-        t5=filled(T5Encoder(t5), layouts.HUB_T5, parts.text_encoder_2),
+        mmdit=filled(MMDiT(mmdit), "transformer"),
+        vae=filled(VAE(vae), "vae"),
+        clip=filled(CLIPText(clip), "text_encoder"),
+        t5=filled(T5Encoder(t5), "text_encoder_2"),
         clip_tokenizer=clip_tokenizer,
         t5_tokenizer=t5_tokenizer,
         entry=entry,
@@ -160,8 +158,8 @@ def fill(network: nn.Module, table: layouts.Table, tensors: Tensors, dtype: mx.D
         held = " + ".join(f"{name} {arrays[name].shape}" for name in part.sources)
         raise CheckpointError(
             f"{tensors.files[part.sources[0]]}: {len(misshapen)} of {len(parts)} parameters have other "
-            f"shapes than config.json says: {held} cannot become {part.target} {shapes[part.target]}; "
-            "take the config.json that belongs to the weights"
+            f"shapes than the network: {held} cannot become {part.target} {shapes[part.target]}; take the "
+            "config.json that belongs to the weights, or a whole file if there is none"
         )
     filled = []
     for part in parts:
