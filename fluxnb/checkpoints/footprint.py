@@ -6,18 +6,18 @@ from math import prod
 
 from mlx.utils import tree_flatten
 
-from fluxnb.checkpoints import components
+from fluxnb.checkpoints import components, quantised
 from fluxnb.checkpoints.catalog import Entry
 from fluxnb.checkpoints.parts import find
 from fluxnb.checkpoints.places import STEMS
 from fluxnb.checkpoints.sources import DEMO_FOLDER
+from fluxnb.model import layers
 from fluxnb.model.clip import CLIPText
 from fluxnb.model.config import clip_l, dev, flux_vae, schnell, t5_xxl
 from fluxnb.model.mmdit import MMDiT
 from fluxnb.model.t5 import T5Encoder
 from fluxnb.model.vae import VAE
 
-BLOCKS = ("double_blocks.", "single_blocks.", "encoder.block.")  # what is quantised while loading
 NETWORKS: dict[str, Callable] = {
     "transformer": MMDiT,
     "vae": VAE,
@@ -59,11 +59,11 @@ def footprint(entry: Entry) -> Footprint:
     def loaded(name: str) -> int:
         return on_disk(name) if bits.get(name, 16) < 16 else _bytes(shapes[name], width)
 
-    def quantised(name: str) -> int:
-        return min(loaded(name), _bytes(shapes[name], 4, width, BLOCKS))
+    def small(name: str) -> int:
+        return min(loaded(name), _bytes(shapes[name], 4, width, quantised.BLOCKS))
 
     shipped = sum(path.stat().st_size for path in DEMO_FOLDER.rglob("*.safetensors"))
-    return Footprint(total(on_disk) if entry.places else shipped, total(loaded), total(quantised))
+    return Footprint(total(on_disk) if entry.places else shipped, total(loaded), total(small))
 
 
 def _configs(entry: Entry) -> dict[str, object]:
@@ -90,6 +90,6 @@ def _bytes(
         return sum(map(prod, shapes.values())) * bits // 8
     size = 0
     for name, shape in shapes.items():
-        in_groups = len(shape) == 2 and shape[-1] % components.GROUP == 0 and name.startswith(within)
-        size += prod(shape) * (bits + 32 / components.GROUP if in_groups else width) / 8
+        in_groups = len(shape) == 2 and shape[-1] % layers.GROUP == 0 and name.startswith(within)
+        size += prod(shape) * (bits + 32 / layers.GROUP if in_groups else width) / 8
     return round(size)

@@ -9,12 +9,11 @@ from dataclasses import dataclass, replace
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten, tree_unflatten
 
 from fluxnb import backend
-from fluxnb.checkpoints import catalog, components, configs, kinds, layouts
+from fluxnb.checkpoints import catalog, components, configs, kinds
 from fluxnb.checkpoints.catalog import Entry
-from fluxnb.checkpoints.files import Tensors
+from fluxnb.checkpoints.fill import fill
 from fluxnb.checkpoints.parts import Parts
 from fluxnb.checkpoints.sources import locate
 from fluxnb.errors import CheckpointError, InputError
@@ -124,52 +123,6 @@ def _read(parts: Parts, entry: Entry, w16: bool) -> Networks:
         t5_tokenizer=t5_tokenizer,
         entry=entry,
     )
-
-
-def fill(network: nn.Module, table: layouts.Table, tensors: Tensors, dtype: mx.Dtype) -> nn.Module:
-    """Puts the tensors of a component into a network, strictly, and returns it, evaluated.
-
-    All names and shapes are compared before the first tensor is read.
-
-    Args:
-        network: whose parameters say what is expected.
-        table: rules of the layout.
-        tensors: used up: each is gone once it is read.
-        dtype: what the parameters become, whatever the files hold.
-
-    Raises:
-        CheckpointError: a tensor is missing, left over, of another shape, or there twice and not equal.
-    """
-    shapes = {name: array.shape for name, array in tree_flatten(network.parameters())}
-    arrays = tensors.arrays
-    parts = layouts.plan(table, shapes, arrays, str(tensors.origin))
-    misshapen = []
-    for part in parts:
-        shape = layouts.shape(part, arrays)
-        if shape != shapes[part.target]:
-            misshapen.append((part, shape))
-    if misshapen:
-        part, shape = misshapen[0]
-        held = " + ".join(f"{name} {arrays[name].shape}" for name in part.sources)
-        raise CheckpointError(
-            f"{tensors.files[part.sources[0]]}: {len(misshapen)} of {len(parts)} parameters have other "
-            f"shapes than the network: {held} cannot become {part.target} {shapes[part.target]}; take the "
-            "config.json that belongs to the weights, or a whole file if there is none"
-        )
-    filled = []
-    for part in parts:
-        sources = [arrays.pop(name) for name in part.sources]
-        for name, source in zip(part.copies, sources, strict=False):
-            if not mx.array_equal(arrays.pop(name), source):
-                raise CheckpointError(
-                    f"{tensors.files[name]}: {name} and {part.sources[0]} should be the same and are not; "
-                    "save the weights again with transformers"
-                )
-        array = part.transform(*sources).astype(dtype)
-        mx.eval(array)
-        filled.append((part.target, array))
-    network.update(tree_unflatten(filled))
-    return network
 
 
 def _check_fit(
