@@ -16,6 +16,7 @@ from fluxnb import backend as backend  # raises BackendError where MLX cannot ru
 from fluxnb.errors import (
     BackendError,
     CheckpointError,
+    DownloadError,
     FluxnbError,
     FluxnbWarning,
     InputError,
@@ -37,6 +38,7 @@ __all__ = [
     "AttentionMap",
     "BackendError",
     "CheckpointError",
+    "DownloadError",
     "FluxPipeline",
     "FluxSession",
     "FluxWidget",

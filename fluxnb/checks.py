@@ -26,13 +26,20 @@ def whole(name: str, value: object, low: int | None = None, high: int | None = N
     return number
 
 
-def number(name: str, value: object, low: float | None = None, above: float | None = None) -> float:
-    """Returns `value` as a finite float that is at least `low` or greater than `above`.
+def number(
+    name: str,
+    value: object,
+    low: float | None = None,
+    above: float | None = None,
+    high: float | None = None,
+) -> float:
+    """Returns `value` as a finite float that is at least `low`, greater than `above` and at most `high`.
 
     Raises:
-        InputError: if it is no number, not finite, or too small.
+        InputError: if it is no number, not finite, too small or too large.
     """
-    bound = f" of at least {low:g}" if low is not None else f" above {above:g}" if above is not None else ""
+    bounds = (("of at least", low), ("above", above), ("at most", high))
+    bound = " and".join(f" {words} {limit:g}" for words, limit in bounds if limit is not None)
     expected = f"{name} is {value!r}; give a finite number{bound}"
     if isinstance(value, (bool, str, bytes)):
         raise InputError(expected)
@@ -44,6 +51,7 @@ def number(name: str, value: object, low: float | None = None, above: float | No
         not math.isfinite(result)
         or (low is not None and result < low)
         or (above is not None and result <= above)
+        or (high is not None and result > high)
     ):
         raise InputError(expected)
     return result

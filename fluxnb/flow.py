@@ -11,12 +11,15 @@ A path from noise (sigma 1) to a picture (sigma 0) is a straight line; the netwo
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import mlx.core as mx
 import numpy as np
 
 from fluxnb import checks
+from fluxnb.errors import InputError
 
 SEEDS = (-(2**63), 2**64 - 1)
 """Lowest and highest seed that torch takes, hence the seeds there are."""
@@ -33,7 +36,7 @@ class Step:
         index: Its number in the run, from 0.
         sigma: Noise level before it, 0..1.
         sigma_next: Noise level after it, 0..1.
-        latents: Before it, float32 (1, H, W, C), evaluated.
+        latents: Before it, float32 (1, H, W, C), evaluated; `numpy.asarray` reads it, as any array of MLX.
         velocity: At `latents` and `sigma`, guidance included; the same shape.
         seconds: Wall time that it took.
     """
@@ -95,6 +98,52 @@ def schedule(num_steps: int, shift: float = 1.0, start: float = 1.0) -> tuple[fl
     return (float(start), *inner.tolist(), 0.0)
 
 
+def skipped_steps(num_steps: int, denoise: float) -> int:
+    """Returns how many steps of a schedule a run from a picture leaves out at its start.
+
+    diffusers' rule for `strength` (`FluxImg2ImgPipeline.get_timesteps`), rounding of floats included.
+
+    Args:
+        num_steps: Steps of the schedule.
+        denoise: How much of the picture to draw anew, above 0 (next to nothing) and at most 1 (everything).
+    """
+    return int(max(num_steps - min(num_steps * denoise, num_steps), 0))
+
+
+def own_schedule(sigmas: Iterable[float], start: float | None = None) -> tuple[float, ...]:
+    """Returns noise levels of the caller's own, checked.
+
+    Args:
+        sigmas: 2 to `MAX_STEPS` + 1 numbers in 0..1, each smaller than the one before; the last is 0.
+        start: What the first must be, to 1e-6; None for anything.
+
+    Raises:
+        InputError: if they are none that a run can follow.
+    """
+    try:
+        levels = tuple(checks.number("a noise level in sigmas", sigma, low=0) for sigma in sigmas)
+    except TypeError:
+        raise InputError(f"sigmas is {sigmas!r}; give noise levels, e.g. (1, 0.8, 0.4, 0)") from None
+    if not 2 <= len(levels) <= MAX_STEPS + 1:
+        raise InputError(
+            f"sigmas has {len(levels)} noise levels; give 2..{MAX_STEPS + 1}, one more than steps"
+        )
+    for i, (before, after) in enumerate(pairwise(levels)):
+        if after >= before:
+            raise InputError(
+                f"sigmas[{i + 1}] is {after:g} after {before:g}; give levels that fall all the way"
+            )
+    if levels[0] > 1 or levels[-1] != 0:
+        raise InputError(
+            f"sigmas leads from {levels[0]:g} to {levels[-1]:g}; begin at 1 or below and end at 0"
+        )
+    if start is not None and abs(levels[0] - start) > 1e-6:
+        raise InputError(
+            f"sigmas begins at {levels[0]:g}, but the noise level reached is {start:g}; begin there"
+        )
+    return levels if start is None else (start, *levels[1:])
+
+
 def resolution_shift(
     latent_size: tuple[int, int],
     base_tokens: int = 256,
@@ -119,7 +168,7 @@ def resolution_shift(
     return math.exp(base_shift + (tokens - base_tokens) * slope)
 
 
-def noise(seed: int, latent_size: tuple[int, int], channels: int = 16) -> mx.array:
+def noise(seed: int, latent_size: tuple[int, int], channels: int = 16, draw: int = 0) -> mx.array:
     """Returns the noise that diffusers and BFL's code start from for a seed on a CPU, to 1e-6, without torch.
 
     Torch draws it by Box and Muller's transform in blocks of 16 from a Mersenne Twister, which takes the low
@@ -129,6 +178,7 @@ def noise(seed: int, latent_size: tuple[int, int], channels: int = 16) -> mx.arr
         seed: Within `SEEDS`.
         latent_size: (H, W) in latent cells, even.
         channels: Latent channels, a multiple of 4.
+        draw: Which of the arrays that torch's generator gives in turn, all of this size.
 
     Returns:
         (1, H, W, channels), float32, evaluated.
@@ -139,7 +189,7 @@ def noise(seed: int, latent_size: tuple[int, int], channels: int = 16) -> mx.arr
     seed = checks.whole("seed", seed, *SEEDS)
     height, width = checks.latent_size(latent_size)
     twister = np.random.RandomState(seed & 0xFFFFFFFF)
-    words = twister.randint(0, 2**32, size=channels * height * width, dtype=np.uint32)
+    words = twister.randint(0, 2**32, size=(draw + 1, channels * height * width), dtype=np.uint32)[draw]
     uniform = (words & 0xFFFFFF).astype(np.float32) * np.float32(2**-24)  # 24 bits, in [0, 1)
     u1, u2 = uniform.reshape(-1, 2, 8).swapaxes(0, 1)  # each (n / 16, 8)
     radius = np.sqrt(np.float32(-2) * np.log1p(-u1))

@@ -6,12 +6,10 @@ Letters: see `fluxnb.model`. Latents are float32, (1, H, W, C), normalised as th
 
 from __future__ import annotations
 
-import textwrap
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import mlx.core as mx
 import numpy as np
@@ -20,35 +18,17 @@ from tqdm.auto import tqdm
 
 from fluxnb import checks, flow, images
 from fluxnb.checkpoints import store
-from fluxnb.errors import PromptWarning
+from fluxnb.diffusionkit import DiffusionKitCalls
+from fluxnb.errors import InputError
 from fluxnb.flow import Step
+from fluxnb.model import mmdit
 from fluxnb.model.layers import Attend, attention
-from fluxnb.model.tokenizers import Word
 from fluxnb.settings import Settings, fill_in, warn_of_no_effect
+from fluxnb.source import Source, read
+from fluxnb.texts import TextEmbedding, notes_on, warn_of_texts
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class TextEmbedding:
-    """A text as the transformer reads it.
-
-    Args:
-        text: As given.
-        txt: T5's states, float32 (1, L, D), evaluated; padding included.
-        vec: CLIP's pooled state, float32 (1, D), evaluated.
-        words: The words that T5 read, with their positions among its tokens.
-        end: Position of T5's end token; what stands after it is padding.
-        notes: Sentences on what the encoders did not see as it was meant, usually none.
-    """
-
-    text: str
-    txt: mx.array
-    vec: mx.array
-    words: tuple[Word, ...]
-    end: int
-    notes: tuple[str, ...]
-
-
-class FluxPipeline:
+class FluxPipeline(DiffusionKitCalls):
     """FLUX.1, loaded and ready; all its arrays are evaluated, so any thread may call it, one at a time.
 
     Args:
@@ -109,13 +89,22 @@ class FluxPipeline:
         config = self.networks.mmdit.config
         return config.depth, config.depth_single
 
-    def encode_text(self, text: str) -> TextEmbedding:
+    def encode_text(self, text: str, cfg_weight: float = 0.0, negative_text: str = "") -> TextEmbedding:
         """Encodes a text by both encoders.
 
+        Args:
+            text: What to draw.
+            cfg_weight: Weight of CFG; 0 and 1 need no negative text.
+            negative_text: Encoded as well if `cfg_weight` needs it.
+
+        Returns:
+            The text, which unpacks as DiffusionKit's pair `conditioning, pooled_conditioning`.
+
         Raises:
-            InputError: if it is no string.
+            InputError: if a text is no string.
         """
         checks.text("the text", text)
+        negative = None if cfg_weight in (0, 1) else self.encode_text(negative_text)
         nets = self.networks
         clip_ids, clip_cut = nets.clip_tokenizer.encode(text)
         t5_ids, t5_cut = nets.t5_tokenizer.encode(text)
@@ -128,7 +117,8 @@ class FluxPipeline:
             vec=vec,
             words=nets.t5_tokenizer.words(text),
             end=nets.t5_tokenizer.end(text),
-            notes=_notes(text, {"T5": t5_cut, "CLIP": clip_cut}),
+            notes=notes_on(text, {"T5": t5_cut, "CLIP": clip_cut}),
+            negative=negative,
         )
 
     def velocity(
@@ -140,6 +130,7 @@ class FluxPipeline:
         negative: TextEmbedding | None = None,
         cfg_weight: float = 0.0,
         attend: Attend = attention,
+        without: frozenset[int] = frozenset(),
     ) -> mx.array:
         """Returns the direction from picture to noise at `latents`, not evaluated.
 
@@ -151,20 +142,22 @@ class FluxPipeline:
             negative: Text that CFG leads away from by a second pass; None for one pass.
             cfg_weight: How far.
             attend: Attention of the first pass; the second keeps the default.
+            without: Numbers of blocks that the first pass leaves out; the second has them all.
 
         Returns:
             (1, H, W, C), float32.
         """
-        positive = self._pass(latents, sigma, text, guidance, attend)
+        positive = self._pass(latents, sigma, text, guidance, attend, without)
         if negative is None:
             return positive
         other = self._pass(latents, sigma, negative, guidance, attention)
         return other + cfg_weight * (positive - other)
 
-    def _pass(self, latents, sigma, text, guidance, attend) -> mx.array:
+    def _pass(self, latents, sigma, text, guidance, attend, without=frozenset()) -> mx.array:
         """Runs the transformer once."""
         size = latents.shape[1:3]
-        velocity = self.networks.mmdit(
+        network = mmdit.without(self.networks.mmdit, without)
+        velocity = network(
             flow.pack(latents),
             text.txt,
             text.vec,
@@ -175,6 +168,42 @@ class FluxPipeline:
             attend=attend,
         )
         return flow.unpack(velocity, size).astype(mx.float32)
+
+    def velocity_at(
+        self,
+        index: int,
+        latents: mx.array,
+        sigma: float,
+        settings: Settings,
+        text: TextEmbedding,
+        negative: TextEmbedding | None,
+        attend: Attend | None = None,
+    ) -> mx.array:
+        """Returns the velocity that step `index` of a run takes or would take, not evaluated.
+
+        Args:
+            index: Number of the step, for the intervention if there is one.
+            latents: (1, H, W, C).
+            sigma: Noise level, 0..1.
+            settings: Of the run.
+            text: What to draw.
+            negative: Text that CFG leads away from, None for one pass.
+            attend: Attention of the pass with the prompt, in place of the settings' intervention.
+        """
+        without = frozenset()
+        if attend is None and settings.intervention is not None:
+            config = self.networks.mmdit.config
+            attend, without = settings.intervention.at(index, text.words, text.txt.shape[1], config)
+        return self.velocity(
+            latents,
+            sigma,
+            text,
+            settings.guidance,
+            negative,
+            settings.cfg_weight,
+            attend or attention,
+            without,
+        )
 
     def step(
         self,
@@ -187,20 +216,80 @@ class FluxPipeline:
         """Makes step `index` of a run from the latents before it, evaluated."""
         start = time.perf_counter()
         sigma, sigma_next = settings.sigmas[index : index + 2]
-        velocity = self.velocity(latents, sigma, text, settings.guidance, negative, settings.cfg_weight)
+        velocity = self.velocity_at(index, latents, sigma, settings, text, negative)
         mx.eval(velocity)
         return Step(index, sigma, sigma_next, latents, velocity, time.perf_counter() - start)
 
     def noise(self, settings: Settings) -> mx.array:
-        """Returns the latents that a run starts from: (1, H, W, C), evaluated."""
+        """Returns the noise of a run: (1, H, W, C), evaluated.
+
+        A run from a picture takes the second array of its seed, since diffusers samples the picture's latents
+        with the first.
+        """
         channels = self.networks.vae.config.latent_channels
-        return flow.noise(settings.seed, settings.latent_size, channels)
+        draw = 0 if settings.image is None else 1
+        return flow.noise(settings.seed, settings.latent_size, channels, draw)
+
+    def first_latents(self, settings: Settings, source: Source | None = None) -> mx.array:
+        """Returns what a run starts from, noise or a picture in noise: (1, H, W, C), evaluated.
+
+        Raises:
+            InputError: if it starts from another picture than `source`.
+        """
+        digest = None if source is None else source.digest
+        if digest != settings.image:
+            raise InputError(
+                f"the run starts from the picture with SHA-256 {settings.image}, and that which is given has "
+                f"{digest}; give the same one, see fluxnb.source"
+            )
+        noise = self.noise(settings)
+        if source is None:
+            return noise
+        clean = self.encode(source, settings.latent_size, settings.seed)
+        latents = flow.add_noise(clean, noise, settings.sigmas[0])
+        mx.eval(latents)
+        return latents
+
+    def encode(self, source: Source, latent_size: tuple[int, int], seed: int | None = None) -> mx.array:
+        """Encodes a picture, fitted to a size, to latents (1, H, W, C), not evaluated; undone by `decode`.
+
+        Args:
+            source: The picture.
+            latent_size: (H, W) in latent cells of 8 pixels.
+            seed: Of the sample of the autoencoder's distribution that diffusers takes; None for its mean.
+        """
+        vae = self.networks.vae
+        mean, deviation = vae.distribution(mx.array(source.pixels(latent_size)))
+        if seed is not None:
+            mean = mean + deviation * flow.noise(seed, latent_size, vae.config.latent_channels)
+        return ((mean - vae.config.shift_factor) * vae.config.scale_factor).astype(mx.float32)
+
+    def raw(self, latents: mx.array) -> mx.array:
+        """Returns latents as the autoencoder takes them."""
+        config = self.networks.vae.config
+        return latents / config.scale_factor + config.shift_factor
 
     def decode(self, latents: mx.array) -> Image.Image:
         """Decodes latents (1, H, W, C) to a picture of 8 H x 8 W pixels."""
-        config = self.networks.vae.config
-        pixels = self.networks.vae.decode(latents / config.scale_factor + config.shift_factor)
+        pixels = self.networks.vae.decode(self.raw(latents))
         return images.picture(np.array(pixels.astype(mx.float32)))  # (1, 8H, 8W, 3)
+
+    def denoise(
+        self,
+        settings: Settings,
+        source: Source | None,
+        text: TextEmbedding,
+        negative: TextEmbedding | None,
+        verbose: bool = False,
+    ) -> tuple[mx.array, list[float]]:
+        """Makes all steps of a run; returns its last latents, evaluated, and the seconds of each step."""
+        latents, seconds = self.first_latents(settings, source), []
+        for i in tqdm(range(settings.num_steps), disable=not verbose):
+            step = self.step(i, latents, settings, text, negative)
+            latents = flow.euler(step)
+            seconds.append(round(step.seconds, 3))
+        mx.eval(latents)
+        return latents, seconds
 
     def generate_image(
         self,
@@ -211,7 +300,7 @@ class FluxPipeline:
         latent_size: tuple[int, int] | None = None,
         seed: int | None = 0,
         verbose: bool = False,
-        image_path: str | None = None,
+        image_path: object = None,
         denoise: float = 1.0,
         *,
         guidance: float | None = None,
@@ -224,21 +313,24 @@ class FluxPipeline:
             num_steps: 1 to 1000; None, here and below, for the model's own.
             cfg_weight: At least 0; 0 switches CFG off.
             negative_text: What CFG leads away from.
-            latent_size: (H, W) in latent cells of 8 pixels, even.
+            latent_size: (H, W) in latent cells of 8 pixels, even; None for that of the picture it starts from
+                (`Source.latent_size`) or else the model's.
             seed: Of the noise; None draws one, which the log then tells.
             verbose: Whether to show a progress bar.
-            image_path: Picture to start from; not there yet.
-            denoise: How much of it to draw anew; not there yet.
+            image_path: Picture to start from: a path, a Pillow image or an array, see `fluxnb.source.read`.
+            denoise: How much of it to draw anew, above 0 and at most 1, where nothing of it is left. The
+                steps are those of diffusers' `strength` (`flow.skipped_steps`); DiffusionKit leaves out
+                int(num_steps * (1 - denoise)), one less where that product falls short of a whole number.
             guidance: Guidance strength, for a model that takes one.
             shift: Static shift of the schedule.
 
         Returns:
-            The picture, and a log with DiffusionKit's keys: for "text_encoding", "denoising" and "decoding"
-            the "time" in seconds and the memory in GB "pre" and "post"; "peak_memory", "total_time"; "seed".
+            The picture, and a log, see `draw`.
 
         Raises:
             InputError: if an argument is none that can be drawn with.
         """
+        source = None if image_path is None else read(image_path)
         settings = fill_in(
             self.entry,
             text,
@@ -249,54 +341,50 @@ class FluxPipeline:
             cfg_weight=cfg_weight,
             negative_text=negative_text,
             latent_size=latent_size,
-            image=image_path,
+            image=source,
             denoise=denoise,
         )
-        warn_of_no_effect(self.entry, settings, guidance, negative_text)
+        warn_of_no_effect(self.entry, settings, guidance, negative_text, denoise)
+        return self._draw(settings, source, verbose)
+
+    def draw(
+        self, settings: Settings, source: Source | None = None, verbose: bool = False
+    ) -> tuple[Image.Image, dict]:
+        """Draws a picture from its complete settings, e.g. those of a recipe.
+
+        Args:
+            settings: All that decides the picture.
+            source: The picture that it starts from, if `settings.image` says that there is one.
+            verbose: Whether to show a progress bar.
+
+        Returns:
+            The picture, and a log with DiffusionKit's keys: for "text_encoding", "denoising" and "decoding"
+            the "time" in seconds and the memory in GB "pre" and "post"; "peak_memory", "total_time"; and with
+            the "seed", and "width" and "height" in pixels.
+
+        Raises:
+            InputError: if it starts from another picture than `source`.
+        """
+        return self._draw(settings, source, verbose)
+
+    def _draw(self, settings: Settings, source: Source | None, verbose: bool) -> tuple[Image.Image, dict]:
+        """Draws a picture; called by what the user called."""
         start, log = time.perf_counter(), {"seed": settings.seed}
         with _logged(log, "text_encoding"):
-            positive = self.encode_text(text)
-            negative = self.encode_text(negative_text) if settings.has_cfg else None
-        warn_of_texts(positive, negative)
+            text = self.encode_text(settings.prompt)
+            negative = self.encode_text(settings.negative_text) if settings.has_cfg else None
+        warn_of_texts(text, negative, depth=4)
         with _logged(log, "denoising"):
-            latents, seconds = self.noise(settings), []
-            for i in tqdm(range(settings.num_steps), disable=not verbose):
-                step = self.step(i, latents, settings, positive, negative)
-                latents = flow.euler(step)
-                seconds.append(round(step.seconds, 3))
+            latents, seconds = self.denoise(settings, source, text, negative, verbose)
         log["denoising"]["iter_time"] = seconds
         with _logged(log, "decoding"):
             image = self.decode(latents)
+        log["width"], log["height"] = image.size
         log["peak_memory"] = max(
             phase["post"]["peak_memory"] for phase in log.values() if isinstance(phase, dict)
         )
         log["total_time"] = round(time.perf_counter() - start, 3)
         return image, log
-
-
-def warn_of_texts(prompt: TextEmbedding, negative: TextEmbedding | None) -> None:
-    """Warns of what the encoders did not see as it was meant; an empty negative text is meant so.
-
-    Called by who was called by the user, so that the warning points at the user's line.
-    """
-    notes = prompt.notes
-    if negative is not None and negative.text.strip():
-        notes += negative.notes
-    for note in notes:
-        warnings.warn(note, PromptWarning, stacklevel=3)
-
-
-def _notes(text: str, cuts: dict[str, str | None]) -> tuple[str, ...]:
-    """Says what each encoder did not see of `text`."""
-    if not text.strip():
-        return ("the prompt is empty: the model draws whatever comes; try 'a photo of a cat'",)
-    start = textwrap.shorten(text, 40, placeholder="...")
-    return tuple(
-        f"the prompt {start!r} is too long for {encoder}, which does not see "
-        f"{textwrap.shorten(cut, 200, placeholder='...')!r}; shorten it"
-        for encoder, cut in cuts.items()
-        if cut
-    )
 
 
 @contextmanager

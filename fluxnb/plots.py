@@ -25,7 +25,8 @@ def schedule(runs: Run | Iterable[Run]) -> Figure:
         raise InputError("no runs to draw; give at least one")
     figure, axes = plt.subplots(figsize=(5, 3), layout="constrained")
     for run in runs:
-        axes.plot(run.sigmas, marker="o", markersize=3, label=f"shift {run.shift:.3g}, {run.num_steps} steps")
+        shift = "own sigmas" if run.shift is None else f"shift {run.shift:.3g}"
+        axes.plot(run.sigmas, marker="o", markersize=3, label=f"{shift}, {run.num_steps} steps")
     axes.set(xlabel="step", ylabel="noise level sigma", ylim=(0, None))
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend(frameon=False)

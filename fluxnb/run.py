@@ -7,29 +7,33 @@ with the same versions, and so any attention of any step can be had later, by re
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import mlx.core as mx
 from PIL import Image
 
-from fluxnb import checks, flow, probe
+from fluxnb import checks, effect, flow, probe
+from fluxnb.effect import Effect
 from fluxnb.errors import InputError
 from fluxnb.flow import Step
-from fluxnb.model.layers import Attend, attention
+from fluxnb.model.layers import Attend
 from fluxnb.model.tokenizers import Word
 from fluxnb.pipeline import TextEmbedding, warn_of_texts
 from fluxnb.probe import AttentionMap
-from fluxnb.settings import Settings, branch, warn_of_no_effect
+from fluxnb.questions import Questions
+from fluxnb.settings import Intervention, Settings, branch, warn_of_no_effect
 
 if TYPE_CHECKING:
     from fluxnb.session import FluxSession
+    from fluxnb.source import Source
 
 KINDS = ("clean", "noisy")
 """What of a step a picture can show: where its straight line ends, or the latents before it."""
 
 
-class Run:
+class Run(Questions):
     """One way from noise to picture; `FluxSession.start` and `Run.fork` make it.
 
     Iterating over a run advances it.
@@ -37,12 +41,16 @@ class Run:
     Args:
         session: Encodes the texts.
         settings: All that decides the picture.
-        first: Latents that the run, or its part after the fork, starts from, evaluated.
-        steps: Steps shared with the parent.
-        parent: Run that this one branched off from.
+        latents: The state that the run goes on from, evaluated.
+        steps: Steps that led there.
+        parent: Run that this one branched off from, after `at` steps; a run holds its parent in memory, but
+            not its children.
+        at: Steps shared with the parent; None for all of `steps`.
+        text: The prompt as the transformer reads it; None to encode it.
+        source: Picture that the run started from.
 
     Attributes:
-        session: As given, like `settings` and `parent`.
+        session: As given, like `settings`, `parent`, `at` and `source`.
         text: The prompt as the transformer reads it.
         negative: The negative text likewise, None without CFG.
     """
@@ -51,21 +59,27 @@ class Run:
         self,
         session: FluxSession,
         settings: Settings,
-        first: mx.array,
+        latents: mx.array,
         steps: tuple[Step, ...] = (),
         parent: Run | None = None,
+        at: int | None = None,
+        text: TextEmbedding | None = None,
+        source: Source | None = None,
     ):
-        """Encodes the texts."""
+        """Encodes the texts, if they are not there."""
         self.session = session
         self.settings = settings
         self.parent = parent
-        self.text: TextEmbedding = session.encode_text(settings.prompt)
+        self.source = source
+        self.at = len(steps) if at is None else at
+        self.text: TextEmbedding = session.encode_text(settings.prompt) if text is None else text
         self.negative: TextEmbedding | None = (
             session.encode_text(settings.negative_text) if settings.has_cfg else None
         )
-        self._first = first
-        self._shared = len(steps)
-        self._steps = steps
+        self._state = steps, latents  # one assignment changes both, so that no interrupt comes between
+        self._children: list[weakref.ref[Run]] = []
+        if parent is not None:
+            parent._children = [*map(weakref.ref, parent.children), weakref.ref(self)]
 
     def __repr__(self) -> str:
         """Says what is drawn and how far it is."""
@@ -82,8 +96,8 @@ class Run:
         return self.settings.negative_text
 
     @property
-    def seed(self) -> int:
-        """Seed of the noise."""
+    def seed(self) -> int | None:
+        """Seed of the noise, None for a start from own latents."""
         return self.settings.seed
 
     @property
@@ -93,12 +107,15 @@ class Run:
 
     @property
     def sigmas(self) -> tuple[float, ...]:
-        """Noise levels before each step and after the last, `num_steps` + 1 of them, from 1 to 0."""
+        """Noise levels before each step and after the last, `num_steps` + 1 of them, from 1 to 0.
+
+        A run from a picture starts below 1, see `FluxSession.start`.
+        """
         return self.settings.sigmas
 
     @property
-    def shift(self) -> float:
-        """Static shift of the schedule; after a fork, of the part after it."""
+    def shift(self) -> float | None:
+        """Static shift of the schedule; after a fork, of the part after it; None for own sigmas."""
         return self.settings.shift
 
     @property
@@ -124,22 +141,22 @@ class Run:
     @property
     def steps(self) -> tuple[Step, ...]:
         """The steps made so far, those shared with the parent included."""
-        return self._steps
+        return self._state[0]
 
     @property
     def done(self) -> bool:
         """Whether all steps are made."""
-        return len(self._steps) == self.num_steps
+        return len(self.steps) == self.num_steps
 
     @property
     def latents(self) -> mx.array:
         """The current latents: float32 (1, H, W, C), evaluated; those of the picture once the run is done."""
-        steps = self._steps
-        if len(steps) == self._shared:
-            return self._first
-        latents = flow.euler(steps[-1])
-        mx.eval(latents)
-        return latents
+        return self._state[1]
+
+    @property
+    def children(self) -> tuple[Run, ...]:
+        """The runs that branched off from this one and are still in use, in their order."""
+        return tuple(run for ref in self._children if (run := ref()) is not None)
 
     def advance(self) -> Step:
         """Makes the next step and returns it.
@@ -151,10 +168,14 @@ class Run:
             raise InputError(
                 f"the run has made all of its {self.num_steps} steps; fork it or start another one"
             )
-        step = self.session.pipeline.step(
-            len(self._steps), self.latents, self.settings, self.text, self.negative
-        )
-        self._steps = (*self._steps, step)  # the only change there is: an interrupt before it loses one step
+        steps, latents = self._state
+        step = self.session.pipeline.step(len(steps), latents, self.settings, self.text, self.negative)
+        latents = flow.euler(step)
+        mx.eval(latents)
+        self._state = (
+            (*steps, step),
+            latents,
+        )  # the only change there is: an interrupt before it loses one step
         return step
 
     def __iter__(self) -> Iterator[Step]:
@@ -179,14 +200,14 @@ class Run:
             InputError: if there is no such step or kind.
         """
         checks.choice("kind", kind, KINDS)
-        count = len(self._steps)
+        count = len(self.steps)
         i = checks.whole("the step of an image", i, -1, count)
         i = count if i == -1 else i
         if kind == "noisy":
-            return self.session.pipeline.decode(self.latents if i == count else self._steps[i].latents)
+            return self.session.pipeline.decode(self.latents if i == count else self.steps[i].latents)
         if not count:
             raise InputError("the run has made no step yet, so nothing is clean; call advance() or finish()")
-        return self.session.pipeline.decode(flow.clean(self._steps[min(i, count - 1)]))
+        return self.session.pipeline.decode(flow.clean(self.steps[min(i, count - 1)]))
 
     def fork(
         self,
@@ -196,9 +217,11 @@ class Run:
         seed: int | None = None,
         num_steps: int | None = None,
         shift: float | None = None,
+        sigmas: Iterable[float] | None = None,
         guidance: float | None = None,
         cfg_weight: float | None = None,
         negative_text: str | None = None,
+        intervention: Intervention | None = None,
     ) -> Run:
         """Branches off after `at` steps, which both runs share; with no change it ends in the same bits.
 
@@ -210,19 +233,24 @@ class Run:
             seed: New noise, mixed at the noise level of step `at` with the clean picture of the step before.
             num_steps: Steps of the whole run, shared ones included.
             shift: Static shift; the rest of the schedule starts at the noise level that is reached.
+            sigmas: The rest of the schedule in place of these two, from the level that is reached to 0.
             guidance: Guidance strength.
             cfg_weight: Weight of CFG.
             negative_text: What CFG leads away from.
+            intervention: What is changed in the network from step `at` on.
 
         Raises:
-            InputError: if an argument is none that can be drawn with.
+            InputError: if an argument is none that can be drawn with, or the intervention speaks of a word,
+                block, head or step that there is not.
         """
-        at = checks.whole("at", at, 0, len(self._steps))
+        at = checks.whole("at", at, 0, len(self.steps))
         pipeline = self.session.pipeline
         settings = branch(
             pipeline.entry,
             self.settings,
             at,
+            sigmas=sigmas,
+            intervention=intervention,
             prompt=prompt,
             seed=seed,
             num_steps=num_steps,
@@ -232,37 +260,40 @@ class Run:
             negative_text=negative_text,
         )
         warn_of_no_effect(pipeline.entry, settings, guidance, negative_text)
-        first = self._steps[at].latents if at < len(self._steps) else self.latents
+        latents = self.steps[at].latents if at < len(self.steps) else self.latents
         if settings.seed != self._owner(at).seed:
-            first = pipeline.noise(settings)
             if at:
-                first = flow.add_noise(flow.clean(self._steps[at - 1]), first, self.sigmas[at])
-                mx.eval(first)
-        run = Run(self.session, settings, first, self._steps[:at], parent=self)
+                clean, noise = flow.clean(self.steps[at - 1]), pipeline.noise(settings)
+                latents = flow.add_noise(clean, noise, self.sigmas[at])
+                mx.eval(latents)
+            else:
+                latents = pipeline.first_latents(settings, self.source)
+        text = self.text if prompt is None else self.session.encode_text(settings.prompt)
+        if settings.intervention is not None:
+            config = pipeline.networks.mmdit.config
+            settings.intervention.check(text.words, config, settings.num_steps, at)
+        run = Run(
+            self.session, settings, latents, self.steps[:at], parent=self, text=text, source=self.source
+        )
         if (run.text, run.negative) != (self.text, self.negative):
             warn_of_texts(run.text, run.negative)
         return run
 
-    def replay(self, step: int, attend: Attend = attention) -> mx.array:
+    def replay(self, step: int, attend: Attend | None = None) -> mx.array:
         """Makes a step again from its record and returns the velocity, by default the same bits.
 
         Args:
             step: Index of a step that has been made.
-            attend: Attention function of the pass with the prompt.
+            attend: Attention function of the pass with the prompt; None for that of the step itself, which is
+                its intervention's if it has one.
 
         Raises:
             InputError: if there is no such step.
         """
         index = self._made(step)
-        owner, record = self._owner(index), self._steps[index]
-        velocity = self.session.pipeline.velocity(
-            record.latents,
-            record.sigma,
-            owner.text,
-            owner.guidance,
-            owner.negative,
-            owner.cfg_weight,
-            attend,
+        owner, record = self._owner(index), self.steps[index]
+        velocity = self.session.pipeline.velocity_at(
+            index, record.latents, record.sigma, owner.settings, owner.text, owner.negative, attend
         )
         mx.eval(velocity)
         return velocity
@@ -290,7 +321,7 @@ class Run:
             InputError: if there is no such step, word, block, head or direction; it says what there is.
         """
         index = self._made(step)
-        owner, record = self._owner(index), self._steps[index]
+        owner, record = self._owner(index), self.steps[index]
         text, config = owner.text, self.session.pipeline.networks.mmdit.config
         name, positions = probe.find_word(word, text.words)
         numbers = probe.find_blocks(blocks, config.depth, config.depth_single)
@@ -305,9 +336,34 @@ class Run:
         weights, mass = listener.result()
         return AttentionMap(weights.reshape(h, w), mass, name, index, numbers, heads, direction)
 
+    def effect(
+        self,
+        intervention: Intervention,
+        step: int,
+        *,
+        word: str | Word | None = None,
+        direction: str = "image_to_word",
+        pictures: bool = False,
+    ) -> Effect:
+        """Says what an intervention does to a step, by making it twice, with the attention beside it.
+
+        Args:
+            intervention: See `fluxnb.interventions`.
+            step: Index of a step that has been made; a shared one was made with the parent's prompt.
+            word: Whose map, in all blocks, goes beside it; None for the first word of the intervention.
+            direction: Of the map, as for `attention`.
+            pictures: Whether to draw both ways to their ends, from this step on; the run stays as it is.
+
+        Raises:
+            InputError: if there is no such step, or the intervention speaks of a word, block, head or step
+                that does not exist, or is not meant for this step.
+        """
+        index = self._made(step)
+        return effect.measure(self._owner(index), index, intervention, word, direction, pictures)
+
     def _made(self, step: int) -> int:
         """Returns the index of a step that has been made; -1 is the last one."""
-        count = len(self._steps)
+        count = len(self.steps)
         if not count:
             raise InputError("the run has made no step yet; call advance() or finish()")
         step = checks.whole("step", step, -1, count - 1)
@@ -316,6 +372,6 @@ class Run:
     def _owner(self, step: int) -> Run:
         """Returns the run that made a step, or will: this one or, for a shared step, an ancestor."""
         run = self
-        while step < run._shared:
+        while step < run.at:
             run = run.parent
         return run

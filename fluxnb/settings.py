@@ -7,11 +7,32 @@ from __future__ import annotations
 
 import secrets
 import warnings
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Protocol
 
 from fluxnb import checks, flow
 from fluxnb.checkpoints.catalog import Entry
 from fluxnb.errors import FluxnbWarning, InputError
+from fluxnb.model.config import MMDiTConfig
+from fluxnb.model.layers import Attend
+from fluxnb.model.tokenizers import Word
+
+
+class Intervention(Protocol):
+    """What is changed in the network's attention: a frozen record that can be hashed and compared."""
+
+    def check(self, words: tuple[Word, ...], config: MMDiTConfig, num_steps: int, first: int = 0) -> None:
+        """Raises InputError if it speaks of a word, block, head or step that does not exist."""
+
+    def at(
+        self, step: int, words: tuple[Word, ...], text_length: int, config: MMDiTConfig
+    ) -> tuple[Attend, frozenset[int]]:
+        """Returns what it does in one step: an attention function, and the blocks to leave out."""
+
+
+if TYPE_CHECKING:
+    from fluxnb.source import Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,22 +42,31 @@ class Settings:
     Args:
         prompt: What is asked for.
         negative_text: What CFG leads away from.
-        seed: Of the noise.
-        sigmas: Noise levels, from the first to 0; one more than there are steps.
-        shift: Static shift that they were made with.
+        seed: Of the noise; None for a start from own latents.
+        sigmas: Noise levels, from the first to 0; one more than there are steps. The first is 1 or, for a run
+            from a picture or with own sigmas, below.
+        shift: Static shift that they, or those after the fork, were made with; None for own sigmas.
         guidance: Guidance strength, None for a network that takes none.
         cfg_weight: CFG as in `negative + cfg_weight * (positive - negative)`; 0 switches it off.
         latent_size: (H, W) in latent cells of 8 pixels.
+        image: Digest of the picture that it starts from (`fluxnb.source`), None for pure noise.
+        denoise: How much of that picture is drawn anew, above 0 and at most 1; 1 without one.
+        intervention: Holds from the fork on that brought it; None for the network as it is.
+        embedding: Digest of an own embedding (`given.digest`) that stands for the prompt, or None.
     """
 
     prompt: str
     negative_text: str
-    seed: int
+    seed: int | None
     sigmas: tuple[float, ...]
-    shift: float
+    shift: float | None
     guidance: float | None
     cfg_weight: float
     latent_size: tuple[int, int]
+    image: str | None = None
+    denoise: float = 1.0
+    intervention: Intervention | None = None
+    embedding: str | None = None
 
     @property
     def num_steps(self) -> int:
@@ -56,11 +86,12 @@ def fill_in(
     seed: int | None = 0,
     num_steps: int | None = None,
     shift: float | None = None,
+    sigmas: Iterable[float] | None = None,
     guidance: float | None = None,
     cfg_weight: float | None = None,
     negative_text: str = "",
     latent_size: tuple[int, int] | None = None,
-    image: object = None,
+    image: Source | None = None,
     denoise: float = 1.0,
 ) -> Settings:
     """Checks the arguments of a run; what is None becomes the model's default.
@@ -71,35 +102,58 @@ def fill_in(
         seed: Of the noise, as torch takes it; None draws one.
         num_steps: 1 to 1000.
         shift: Static shift, above 0.
+        sigmas: Noise levels in place of `num_steps` and `shift`, see `flow.own_schedule`.
         guidance: Guidance strength, at least 0.
         cfg_weight: At least 0; 0 switches CFG off.
         negative_text: What CFG leads away from.
         latent_size: (H, W) in latent cells of 8 pixels, even.
-        image: Picture to start from; not there yet.
-        denoise: How much of it to draw anew; not there yet.
+        image: Picture to start from; without `latent_size` it gives the size, see `Source.latent_size`.
+        denoise: How much of it to draw anew, above 0 and at most 1: of `num_steps` steps it leaves out the
+            first `flow.skipped_steps`.
 
     Raises:
         InputError: if one of them is none that can be drawn with.
     """
-    if image is not None or denoise != 1:
-        raise InputError(
-            f"a run cannot start from a picture yet, but image is {image!r} and denoise {denoise!r}; "
-            "leave the picture out and denoise at 1"
-        )
     prompt, negative_text = checks.text("the prompt", prompt), checks.text("negative_text", negative_text)
     seed = secrets.randbelow(2**32) if seed is None else checks.whole("seed", seed, *flow.SEEDS)
-    size = checks.latent_size(entry.latent_size if latent_size is None else latent_size)
-    shift = default_shift(entry, size) if shift is None else checks.number("shift", shift, above=0)
-    sigmas = flow.schedule(entry.num_steps if num_steps is None else num_steps, shift)
+    own_size = entry.latent_size if image is None else image.latent_size(entry.latent_size)
+    size = checks.latent_size(own_size if latent_size is None else latent_size)
+    if sigmas is None:
+        shift = default_shift(entry, size) if shift is None else checks.number("shift", shift, above=0)
+        sigmas = flow.schedule(entry.num_steps if num_steps is None else num_steps, shift)
+    else:
+        _only_sigmas(num_steps, shift)
+        sigmas = flow.own_schedule(sigmas)
+    denoise = checks.number("denoise", denoise, above=0, high=1)
+    if image is not None:
+        sigmas = _from_picture(sigmas, denoise)
     weight = entry.cfg_weight if cfg_weight is None else checks.number("cfg_weight", cfg_weight, low=0)
     if guidance is not None:
         guidance = checks.number("guidance", guidance, low=0)
     if guidance is None or entry.guidance is None:
         guidance = entry.guidance
-    return Settings(prompt, negative_text, seed, sigmas, shift, guidance, weight, size)
+    settings = Settings(prompt, negative_text, seed, sigmas, shift, guidance, weight, size)
+    return settings if image is None else replace(settings, image=image.digest, denoise=denoise)
 
 
-def branch(entry: Entry, old: Settings, at: int, **changes) -> Settings:
+def _from_picture(sigmas: tuple[float, ...], denoise: float) -> tuple[float, ...]:
+    """Leaves out the steps at the start that a run from a picture does not make."""
+    steps = len(sigmas) - 1
+    skipped = flow.skipped_steps(steps, denoise)
+    if skipped == steps:
+        raise InputError(f"denoise {denoise:g} leaves none of {steps} steps; try denoise={1 / steps:.2g}")
+    return sigmas[skipped:]
+
+
+def branch(
+    entry: Entry,
+    old: Settings,
+    at: int,
+    *,
+    sigmas: Iterable[float] | None = None,
+    intervention: Intervention | None = None,
+    **changes,
+) -> Settings:
     """Changes the settings of a run from step `at` on.
 
     The shared part of the schedule stays. The rest stays too unless `shift` or `num_steps` is new: then it
@@ -109,18 +163,39 @@ def branch(entry: Entry, old: Settings, at: int, **changes) -> Settings:
         entry: The model and its defaults.
         old: What the run was started with.
         at: Steps that are shared, at most all.
+        sigmas: The rest of the schedule in place of these two, from the noise level at step `at` to 0.
+        intervention: Takes the place of the old one.
         changes: Arguments of `fill_in`; what is None stays as it was.
 
     Raises:
         InputError: if one of them is none that can be drawn with.
     """
-    same = asdict(old) | {"num_steps": old.num_steps}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    same = {field.name: getattr(old, field.name) for field in fields(old)} | {"num_steps": old.num_steps}
+    kept = {name: same.pop(name) for name in ("image", "denoise", "intervention", "embedding")}
+    if intervention is not None:
+        kept["intervention"] = intervention
+    if "prompt" in changes:
+        kept["embedding"] = None
+    if old.seed is None and "seed" not in changes:
+        same["seed"], kept["seed"] = 0, None
     del same["sigmas"]
-    new = fill_in(entry, **same | {name: value for name, value in changes.items() if value is not None})
-    if (new.num_steps, new.shift) == (old.num_steps, old.shift):
-        return replace(new, sigmas=old.sigmas)
+    new = replace(fill_in(entry, **same | changes), **kept)
+    if sigmas is not None:
+        _only_sigmas(changes.get("num_steps"), changes.get("shift"))
+        rest = flow.own_schedule(sigmas, start=old.sigmas[at])
+        return replace(new, sigmas=old.sigmas[:at] + rest, shift=None)
+    if new.num_steps == old.num_steps and changes.get("shift", old.shift) == old.shift:
+        return replace(new, sigmas=old.sigmas, shift=old.shift)
     left = checks.whole("num_steps", new.num_steps, low=at + 1) - at
     return replace(new, sigmas=old.sigmas[:at] + flow.schedule(left, new.shift, start=old.sigmas[at]))
+
+
+def _only_sigmas(num_steps: int | None, shift: float | None) -> None:
+    """Refuses a schedule that is given twice."""
+    for name, value in (("num_steps", num_steps), ("shift", shift)):
+        if value is not None:
+            raise InputError(f"sigmas is the whole schedule, but {name} is {value!r}; give one of the two")
 
 
 def default_shift(entry: Entry, latent_size: tuple[int, int]) -> float:
@@ -133,9 +208,13 @@ def default_shift(entry: Entry, latent_size: tuple[int, int]) -> float:
 
 
 def warn_of_no_effect(
-    entry: Entry, settings: Settings, guidance: float | None, negative_text: str | None
+    entry: Entry,
+    settings: Settings,
+    guidance: float | None,
+    negative_text: str | None,
+    denoise: float | None = None,
 ) -> None:
-    """Warns of what was asked for just now and changes nothing.
+    """Warns of what was asked for just now and changes nothing; None is what was not asked for.
 
     Called by who was called by the user, so that the warning points at the user's line.
     """
@@ -144,4 +223,15 @@ def warn_of_no_effect(
         warnings.warn(message, FluxnbWarning, stacklevel=3)
     if negative_text and not settings.has_cfg:
         message = f"negative_text has no effect at cfg_weight {settings.cfg_weight:g}; try cfg_weight=3"
+        warnings.warn(message, FluxnbWarning, stacklevel=3)
+    if denoise is None:
+        return
+    if settings.image is None and denoise != 1:
+        message = f"denoise {denoise:g} has no effect without a picture to start from; give one"
+        warnings.warn(message, FluxnbWarning, stacklevel=3)
+    if settings.image is not None and settings.sigmas[0] == 1:
+        message = (
+            f"the picture has no effect: denoise {denoise:g} of {settings.num_steps} steps is all of them, "
+            "from pure noise; try denoise=0.6"
+        )
         warnings.warn(message, FluxnbWarning, stacklevel=3)

@@ -15,19 +15,23 @@ FLOORS = (
     ("errors",),
     ("images", "checks", "backend"),
     ("model",),
-    ("flow", "checkpoints"),
-    ("settings", "probe"),
+    ("flow", "checkpoints", "source", "texts"),
+    ("settings", "probe", "altered"),
+    ("interventions", "diffusionkit"),
     ("pipeline",),
+    ("given", "family", "bisection", "effect"),
+    ("questions",),
     ("run",),
     ("session",),
-    ("plots", "widgets", "cli"),
+    ("plots", "widgets", "commands"),
+    ("cli",),
     ("training",),  # sees everything, is seen by nobody
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 MAY_SEE = {  # rooms that see less than all the floors below them
     "model": {"errors", "checks", "backend"},
     "widgets": {"errors", "checks", "images", "probe", "run", "session"},
-    "cli": {"errors"},
+    "cli": {"errors", "commands"},
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
@@ -107,7 +111,9 @@ def test_imports_go_down_only():
 
 def test_no_room_leans_on_the_front_door():
     users = [
-        dotted(path) for _, path in modules(leave_out=[None, "cli", "training"]) if "fluxnb" in ours(path)
+        dotted(path)
+        for _, path in modules(leave_out=[None, "cli", "commands", "training"])
+        if "fluxnb" in ours(path)
     ]
     assert users == []
 
@@ -161,7 +167,7 @@ def test_a_file_holds_one_idea():
 def test_the_package_prints_nothing():
     calls = [
         f"{dotted(path)}:{node.lineno}"
-        for _, path in modules(leave_out=["cli", "training"])
+        for _, path in modules(leave_out=["cli", "commands", "training"])
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "print"
     ]
@@ -186,6 +192,11 @@ def test_import_brings_in_nothing_heavy():
     heavy = {"ipywidgets", "anywidget", "IPython", "transformers", "tokenizers", "huggingface_hub"}
     heavy |= {"matplotlib", "PIL", "safetensors", "torch", "fluxnb.pipeline", "fluxnb.widgets"}
     assert not heavy & loaded_after("import fluxnb")
+
+
+def test_the_command_line_brings_in_no_networks():
+    heavy = {"PIL", "tokenizers", "huggingface_hub", "tqdm", "fluxnb.pipeline", "fluxnb.checkpoints.store"}
+    assert not heavy & loaded_after("import fluxnb.cli")
 
 
 def test_pipeline_and_session_bring_in_no_widgets():

@@ -14,6 +14,7 @@ import urllib.request
 import pytest
 
 from fluxnb import __version__, cli
+from fluxnb.commands import lab
 from fluxnb.errors import FluxnbError
 
 FIRST = "01_first_picture.ipynb"
@@ -40,6 +41,15 @@ def test_a_bad_argument_is_one_sentence_and_exit_code_2(words, capsys):
     out, err = capsys.readouterr()
     assert out == ""
     assert re.fullmatch(r"fluxnb( lab)?: .+; see `fluxnb( lab)? --help`\n", err)
+
+
+def test_ctrl_c_is_one_line_and_exit_code_130(tmp_path, monkeypatch, capsys):
+    def interrupt(folder):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lab, "copy_examples", interrupt)
+    assert cli.main(["lab", str(tmp_path)]) == 130
+    assert capsys.readouterr() == ("", "fluxnb: interrupted\n")
 
 
 def test_lab_copies_the_examples_and_opens_the_first(tmp_path, started, capsys):
@@ -74,8 +84,8 @@ def test_lab_keeps_a_notebook_that_its_owner_changed_and_says_so(tmp_path, start
 
 
 def test_an_untouched_notebook_is_not_spoken_of(tmp_path):
-    first, kept = cli.copy_examples(tmp_path)
-    second, still_kept = cli.copy_examples(tmp_path)
+    first, kept = lab.copy_examples(tmp_path)
+    second, still_kept = lab.copy_examples(tmp_path)
     assert first == second == tuple(sorted(first))
     assert kept == still_kept == ()
 
@@ -90,7 +100,7 @@ def test_a_folder_that_is_a_file_is_refused(tmp_path, started, capsys):
 
 
 def test_without_jupyterlab_lab_says_what_to_install(tmp_path, started, monkeypatch, capsys):
-    monkeypatch.setattr(cli, "find_spec", lambda name: None)
+    monkeypatch.setattr(lab, "find_spec", lambda name: None)
     assert cli.main(["lab", str(tmp_path)]) == 2
     assert (
         capsys.readouterr().err
@@ -99,9 +109,9 @@ def test_without_jupyterlab_lab_says_what_to_install(tmp_path, started, monkeypa
 
 
 def test_a_package_without_examples_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "PACKAGE", tmp_path / "fluxnb")
+    monkeypatch.setattr(lab, "PACKAGE", tmp_path / "fluxnb")
     with pytest.raises(FluxnbError, match="no example notebooks"):
-        cli.copy_examples(tmp_path)
+        lab.copy_examples(tmp_path)
 
 
 def free_port():

@@ -44,7 +44,7 @@ def test_generate_image_draws_what_a_session_draws(pipe):
 def test_the_log_has_the_keys_that_diffusionkit_users_read(pipe):
     _, log = pipe.generate_image(PROMPT, num_steps=3)
     phases = ("text_encoding", "denoising", "decoding")
-    assert set(log) == {*phases, "peak_memory", "total_time", "seed"}
+    assert set(log) == {*phases, "peak_memory", "total_time", "seed", "width", "height"}
     for phase in phases:
         assert set(log[phase]["pre"]) == set(log[phase]["post"]) == {"peak_memory", "active_memory"}
         assert log[phase]["time"] >= 0
@@ -52,6 +52,7 @@ def test_the_log_has_the_keys_that_diffusionkit_users_read(pipe):
     assert log["total_time"] >= log["denoising"]["time"] >= sum(log["denoising"]["iter_time"]) - 0.003
     assert log["peak_memory"] == max(log[phase]["post"]["peak_memory"] for phase in phases)
     assert log["seed"] == 0
+    assert (log["width"], log["height"]) == (64, 64)
 
 
 def test_a_seed_that_was_drawn_is_in_the_log(pipe):
@@ -104,8 +105,8 @@ def test_an_interrupted_generate_image_leaves_the_pipeline_usable(pipe, monkeypa
         ({"shift": -1}, "shift is -1"),
         ({"seed": 0.5}, "seed is 0.5"),
         ({"text": None}, "the prompt is None"),
-        ({"image_path": "cat.png"}, "image is 'cat.png'"),
-        ({"denoise": 0.3}, "denoise 0.3"),
+        ({"image_path": "cat.png"}, "there is no picture cat.png"),
+        ({"denoise": 0}, "denoise is 0; give a finite number above 0 and at most 1"),
     ],
 )
 def test_bad_input_says_what_was_wrong(pipe, arguments, message):

@@ -1,8 +1,10 @@
 """Runs: advance, replay, fork, interrupt, and the answers to bad input; on the toy networks of stubs.py."""
 
+import gc
 import signal
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import mlx.core as mx
 import numpy as np
@@ -12,6 +14,7 @@ import stubs
 from fluxnb import flow
 from fluxnb.errors import FluxnbWarning, InputError, PromptWarning
 from fluxnb.flow import Step
+from fluxnb.model.layers import attention
 from fluxnb.session import FluxSession
 
 PROMPT = "a cat and a sunflower"
@@ -37,6 +40,23 @@ def guided():
 
 def same_bits(a, b):
     return np.array(a).tobytes() == np.array(b).tobytes()
+
+
+@dataclass(frozen=True)
+class NoText:
+    """An intervention: the text is cut off from step `first` on."""
+
+    first: int = 0
+
+    def check(self, words, config, num_steps, first=0):
+        if self.first >= num_steps:
+            raise InputError(f"there is no step {self.first}")
+
+    def at(self, step, words, text_length, config):
+        def attend(q, k, v, layer):
+            return attention(q, k[:, :, text_length:], v[:, :, text_length:], layer)
+
+        return (attend if step >= self.first else attention), frozenset()
 
 
 def test_a_new_run_stands_before_its_first_step(session):
@@ -111,6 +131,71 @@ def test_without_a_seed_one_is_drawn_and_told(session):
     assert same_bits(session.start(PROMPT, seed=first.seed).latents, first.latents)
 
 
+def test_a_run_may_start_from_own_latents_at_own_noise_levels(session, run):
+    start = np.array(flow.noise(5, (8, 8)))
+    own = session.start(PROMPT, latents=start)
+    start[:] = 0  # the run has its copy
+    assert same_bits(own.finish().latents, run.latents) and own.seed is None
+    assert same_bits(session.start(PROMPT, latents=flow.noise(5, (8, 8))[0]).latents, run.steps[0].latents)
+    late = session.start(PROMPT, latents=run.steps[2].latents, sigmas=run.sigmas[2:]).finish()
+    assert same_bits(late.latents, run.latents) and late.shift is None
+    assert session.start(PROMPT, latents=np.zeros((4, 10, 16))).latent_size == (4, 10)
+
+
+def test_a_fork_of_a_run_from_own_latents_keeps_them_until_there_is_a_seed(session):
+    own = session.start(PROMPT, latents=np.ones((8, 8, 16))).finish()
+    assert same_bits(own.fork(0, prompt="a dog").latents, np.ones((1, 8, 8, 16), np.float32))
+    assert same_bits(own.fork(0, seed=0).latents, flow.noise(0, (8, 8)))
+    assert own.fork(2, seed=0).seed == 0 and own.fork(2).seed is None
+
+
+def test_a_run_may_draw_from_an_own_embedding(session, run):
+    text = session.encode_text(PROMPT)
+    own = session.start(PROMPT, seed=5, text=(np.array(text.txt), np.array(text.vec)[0])).finish()
+    assert same_bits(own.latents, run.latents) and own.settings.embedding is not None
+    other = session.start("its label", seed=5, text=text).finish()
+    assert same_bits(other.latents, run.latents) and other.words == run.words and other.prompt == "its label"
+    half = session.start(PROMPT, seed=5, text=(0.5 * text.txt, text.vec)).finish()
+    assert not same_bits(half.latents, run.latents)
+    assert half.settings.embedding != own.settings.embedding == other.settings.embedding
+    assert same_bits(half.replay(1), half.steps[1].velocity)
+
+
+def test_a_fork_keeps_an_own_embedding_until_there_is_a_prompt(session, run):
+    text = session.encode_text("a dog")
+    own = session.start(PROMPT, seed=5, text=text).finish()
+    assert same_bits(own.fork(1, cfg_weight=0.0).finish().latents, own.latents)
+    back = own.fork(0, prompt=PROMPT).finish()
+    assert same_bits(back.latents, run.latents) and back.settings == run.settings
+
+
+def test_a_run_may_follow_own_sigmas(session, run):
+    assert same_bits(session.start(PROMPT, seed=5, sigmas=run.sigmas).finish().latents, run.latents)
+    own = session.start(PROMPT, sigmas=np.array([1, 0.9, 0]))
+    assert own.sigmas == (1.0, 0.9, 0.0) and own.num_steps == 2 and own.shift is None
+
+
+def test_every_array_of_a_step_is_read_by_numpy(run):
+    for array in (run.steps[1].latents, run.steps[1].velocity, flow.clean(run.steps[1]), run.latents):
+        assert np.asarray(array).dtype == np.float32 and np.asarray(array).shape == (1, 8, 8, 16)
+
+
+def test_a_run_knows_its_children_but_does_not_keep_them(session):
+    run = session.start(PROMPT)
+    first, second = run.fork(0, seed=1), run.fork(0, seed=2)
+    assert run.children == (first, second) and (first.parent, first.at) == (run, 0)
+    del first
+    gc.collect()
+    assert run.children == (second,)
+
+
+def test_a_fork_that_is_refused_leaves_no_child(session):
+    run = session.start(PROMPT)
+    with pytest.raises(InputError) as refused:
+        run.fork(0, intervention=NoText(9))
+    assert run.children == () and refused.value is not None
+
+
 @pytest.mark.parametrize("at", range(5))
 @pytest.mark.parametrize("which", ["run", "guided"])
 def test_a_fork_that_changes_nothing_ends_in_the_same_bits(which, at, request):
@@ -161,6 +246,30 @@ def test_a_fork_with_more_steps_spreads_the_rest(run):
     assert fork.sigmas == pytest.approx((1.0, *np.linspace(0.75, 0, 7)))
 
 
+def test_a_fork_with_own_sigmas_follows_them_for_the_rest(run):
+    fork = run.fork(2, sigmas=[0.5, 0.45, 0.1, 0]).finish()
+    assert fork.sigmas == (1.0, 0.75, 0.5, 0.45, 0.1, 0.0) and fork.shift is None
+    assert [step.sigma_next for step in fork.steps] == [0.75, 0.5, 0.45, 0.1, 0.0]
+    assert all(same_bits(fork.replay(i), step.velocity) for i, step in enumerate(fork.steps))
+    assert fork.fork(3, prompt="a dog").sigmas == fork.sigmas
+    assert fork.fork(3, shift=2.0).sigmas == (*fork.sigmas[:3], *flow.schedule(2, 2.0, start=0.45))
+
+
+def test_every_kind_of_change_can_be_made_at_once(guided):
+    fork = guided.fork(
+        2,
+        prompt="a dog",
+        negative_text="snow",
+        seed=7,
+        sigmas=(0.5, 0.2, 0),
+        guidance=1.0,
+        cfg_weight=2.0,
+        intervention=NoText(),
+    ).finish()
+    assert all(same_bits(fork.replay(i), step.velocity) for i, step in enumerate(fork.steps))
+    assert (fork.seed, fork.guidance, fork.cfg_weight, fork.negative.text) == (7, 1.0, 2.0, "snow")
+
+
 def test_a_fork_with_another_seed_mixes_new_noise_at_the_same_level(session, run):
     fork = run.fork(2, seed=9)
     expected = flow.add_noise(flow.clean(run.steps[1]), flow.noise(9, (8, 8)), 0.5)
@@ -177,6 +286,27 @@ def test_a_fork_before_its_parent_branched_off_has_the_parents_changes_from_ther
     assert mx.allclose(other.fork(1).latents, expected, atol=1e-6)
 
 
+def test_an_intervention_holds_from_the_fork_on_and_is_replayed(run):
+    fork = run.fork(1, intervention=NoText(first=2)).finish()
+    assert same_bits(fork.steps[1].velocity, run.steps[1].velocity)
+    assert not same_bits(fork.steps[2].velocity, run.steps[2].velocity)
+    for i, step in enumerate(fork.steps):
+        assert same_bits(fork.replay(i), step.velocity)
+    assert not same_bits(fork.replay(2, attention), fork.steps[2].velocity)
+    assert same_bits(run.replay(2), run.steps[2].velocity) and run.settings.intervention is None
+
+
+def test_a_fork_of_a_fork_keeps_the_intervention(run):
+    fork = run.fork(1, intervention=NoText()).finish()
+    assert same_bits(fork.fork(3).finish().latents, fork.latents)
+    assert fork.fork(2, intervention=NoText(3)).settings.intervention == NoText(3)
+
+
+def test_an_intervention_that_does_not_fit_is_refused_before_the_run(run):
+    with pytest.raises(InputError, match="there is no step 9"):
+        run.fork(1, intervention=NoText(9))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -186,6 +316,9 @@ def test_a_fork_before_its_parent_branched_off_has_the_parents_changes_from_ther
         ({"at": 2, "shift": 0}, "shift is 0"),
         ({"at": 2, "num_steps": 2}, "num_steps is 2; give an integer of at least 3"),
         ({"at": 2, "seed": "x"}, "seed is 'x'"),
+        ({"at": 2, "sigmas": (0.6, 0)}, "sigmas begins at 0.6, but the noise level reached is 0.5"),
+        ({"at": 2, "sigmas": (0.5, 0), "shift": 2.0}, "sigmas is the whole schedule, but shift is 2.0"),
+        ({"at": 4, "sigmas": (0,)}, "sigmas has 1 noise levels"),
         ({"at": 2, "prompt": 3}, "the prompt is 3, a int; give a string"),
     ],
 )
@@ -203,6 +336,23 @@ def test_a_bad_fork_says_what_was_wrong(run, arguments, message):
         ({"num_steps": 0}, "num_steps is 0; give an integer in 1..1000"),
         ({"num_steps": 2.5}, "num_steps is 2.5"),
         ({"num_steps": "4"}, "num_steps is '4'"),
+        ({"sigmas": 3}, "sigmas is 3; give noise levels"),
+        ({"sigmas": (1, 0.5)}, "sigmas leads from 1 to 0.5; begin at 1 or below and end at 0"),
+        ({"sigmas": (1.2, 0)}, "sigmas leads from 1.2 to 0"),
+        ({"sigmas": (1, 0.5, 0.5, 0)}, r"sigmas\[2\] is 0.5 after 0.5"),
+        ({"sigmas": (1, float("nan"), 0)}, "a noise level in sigmas is nan"),
+        ({"sigmas": (1, 0), "num_steps": 1}, "but num_steps is 1; give one of the two"),
+        ({"latents": np.zeros((8, 8, 4))}, r"latents have the shape \(1, 8, 8, 4\); give \(1, H, W, 16\)"),
+        ({"latents": np.zeros((7, 8, 16))}, r"latent_size \(7, 8\) is odd"),
+        ({"latents": np.full((8, 8, 16), np.inf)}, "latents holds 1024 numbers that are not finite"),
+        ({"latents": "noise"}, "latents is a str; give an array of floats"),
+        ({"latents": np.zeros((8, 8, 16)), "latent_size": (4, 4)}, r"latents are of latent_size \(8, 8\)"),
+        ({"text": 3}, "text is a int; give a TextEmbedding or the pair"),
+        (
+            {"text": (np.zeros((16, 8)), np.zeros(16))},
+            r"txt of the text has the shape \(16, 8\); give \(1, 16, 16\)",
+        ),
+        ({"text": (np.zeros((16, 16)), np.full(16, np.nan))}, "vec holds 16 numbers that are not finite"),
         ({"shift": 0}, "shift is 0; give a finite number above 0"),
         ({"shift": -2.0}, "shift is -2.0"),
         ({"shift": float("nan")}, "shift is nan"),
@@ -221,8 +371,10 @@ def test_a_bad_fork_says_what_was_wrong(run, arguments, message):
         ({"latent_size": (16.0, 16)}, "the height in latent_size is 16.0"),
         ({"latent_size": 16}, "latent_size is 16; give .height, width."),
         ({"latent_size": (8, 8, 8)}, r"latent_size is \(8, 8, 8\)"),
-        ({"image": "cat.png"}, "cannot start from a picture yet"),
-        ({"denoise": 0.5}, "cannot start from a picture yet"),
+        ({"image": "cat.png"}, "there is no picture cat.png"),
+        ({"denoise": 0}, "denoise is 0; give a finite number above 0 and at most 1"),
+        ({"denoise": 1.01}, "denoise is 1.01"),
+        ({"denoise": float("nan")}, "denoise is nan"),
     ],
 )
 def test_a_bad_start_says_what_was_wrong(session, arguments, message):

@@ -10,6 +10,7 @@ from mlx.utils import tree_flatten
 from references import TOLERANCE, distance, outputs, stored
 
 from fluxnb.checkpoints import catalog, store
+from fluxnb.checkpoints.parts import FOLDERS
 from fluxnb.errors import CheckpointError, InputError, UnknownModelError
 from fluxnb.model.config import MMDiTConfig, dev, schnell
 
@@ -270,7 +271,7 @@ def test_pickles_are_never_opened(folder):
 
 def test_missing_weights_are_missed(folder):
     weights_of(folder, "text_encoder").unlink()
-    refused(folder, "holds no model.safetensors, but config.json")
+    refused(folder, "holds no safetensors file, but config.json")
 
 
 def test_a_missing_shard_is_named(folder):
@@ -294,7 +295,7 @@ def test_an_index_that_does_not_fit_its_shards_is_refused(folder):
     refused(folder, "has no weight_map")
 
 
-@pytest.mark.parametrize("component", store.COMPONENTS)
+@pytest.mark.parametrize("component", FOLDERS)
 def test_a_missing_component_is_named(folder, component):
     shutil.rmtree(folder / component)
     refused(folder, f"it lacks {component};", str(folder))
@@ -302,7 +303,7 @@ def test_a_missing_component_is_named(folder, component):
 
 def test_what_is_no_checkpoint_is_refused(folder, tmp_path):
     refused(tmp_path / "nowhere", "there is no", "nowhere")
-    refused(folder / "vae" / "config.json", "is a file")
+    refused(folder / "vae" / "config.json", "is no safetensors file")
     refused(tmp_path, "it lacks transformer, vae")
     refused(folder / "transformer", "give the folder above")
 

@@ -16,6 +16,7 @@ from fluxnb import backend
 from fluxnb.checkpoints import catalog, configs, layouts
 from fluxnb.checkpoints.catalog import Entry
 from fluxnb.checkpoints.files import Tensors, read_tensors
+from fluxnb.checkpoints.parts import Parts, find
 from fluxnb.errors import CheckpointError, InputError
 from fluxnb.model.clip import CLIPText
 from fluxnb.model.config import CLIPConfig, MMDiTConfig, T5Config, VAEConfig, dev, schnell
@@ -25,15 +26,6 @@ from fluxnb.model.tokenizers import ClipTokenizer, T5Tokenizer
 from fluxnb.model.vae import VAE
 
 DEMO_FOLDER = Path(__file__).parents[1] / "demo"
-COMPONENTS = (
-    "transformer",
-    "vae",
-    "text_encoder",
-    "text_encoder_2",
-    "tokenizer",
-    "tokenizer_2",
-    "scheduler",
-)
 T5_LENGTH, T5_LENGTH_GUIDED = 256, 512  # most T5 tokens of FLUX.1-schnell and FLUX.1-dev
 DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
 
@@ -96,10 +88,10 @@ def load(
         )
     if not isinstance(local_ckpt, (str, os.PathLike, type(None))):
         raise InputError(f"local_ckpt is {local_ckpt!r}; give the path of a folder")
-    folder = DEMO_FOLDER if local_ckpt is None else Path(local_ckpt).expanduser()
-    _check_folder(folder)
+    path = DEMO_FOLDER if local_ckpt is None else Path(local_ckpt).expanduser()
+    parts = _find(path)
     backend.setup()
-    networks = _read(folder, entry, is_local=local_ckpt is not None, w16=w16)
+    networks = _read(parts, entry, path if local_ckpt is not None else None, w16=w16)
     backend.fit_threads(networks.mmdit.config.width)
     return networks
 
@@ -109,31 +101,32 @@ def known(config: MMDiTConfig, entry: Entry) -> Entry:
     return {schnell(): catalog.SCHNELL, dev(): catalog.DEV}.get(config, entry)
 
 
-def _read(folder: Path, entry: Entry, is_local: bool, w16: bool) -> Networks:
-    """Reads all components of a folder in the layout of diffusers."""
-    mmdit = configs.mmdit(configs.read(folder / "transformer" / "config.json"))
-    vae = configs.vae(configs.read(folder / "vae" / "config.json"))
-    clip = configs.clip(configs.read(folder / "text_encoder" / "config.json"))
-    t5 = configs.t5(configs.read(folder / "text_encoder_2" / "config.json"))
+def _read(parts: Parts, entry: Entry, local: Path | None, w16: bool) -> Networks:
+    """Reads all parts of a model; one that is `local` has no name but its path, and is known by its sizes."""
+    mmdit = configs.mmdit(configs.read(parts.transformer / "config.json"))
+    vae = configs.vae(configs.read(parts.vae / "config.json"))
+    clip = configs.clip(configs.read(parts.text_encoder / "config.json"))
+    t5 = configs.t5(configs.read(parts.text_encoder_2 / "config.json"))
     longest = T5_LENGTH_GUIDED if mmdit.guidance else T5_LENGTH
-    clip_tokenizer = ClipTokenizer(folder / "tokenizer")
-    t5_tokenizer = T5Tokenizer(folder / "tokenizer_2", longest)
-    _check_fit(folder, mmdit, vae, clip, t5, clip_tokenizer, t5_tokenizer)
-    if is_local:
-        entry = replace(known(mmdit, entry), name=str(folder), licence="unknown")
-    entry = configs.schedule(configs.read(folder / "scheduler" / "scheduler_config.json"), entry)
+    clip_tokenizer = ClipTokenizer(parts.tokenizer)
+    t5_tokenizer = T5Tokenizer(parts.tokenizer_2, longest)
+    _check_fit(local or entry.name, mmdit, vae, clip, t5, clip_tokenizer, t5_tokenizer)
+    if local is not None:
+        entry = replace(known(mmdit, entry), name=str(local), licence="unknown")
+    if parts.scheduler is not None:
+        entry = configs.schedule(configs.read(parts.scheduler / "scheduler_config.json"), entry)
     guidance = (entry.guidance or catalog.DEV.guidance) if mmdit.guidance else None
     entry = replace(entry, text_length=t5_tokenizer.length, guidance=guidance)
     dtype = mx.bfloat16 if w16 else DTYPES[entry.dtype]
 
-    def filled(network: nn.Module, table: layouts.Table, name: str, stem: str) -> nn.Module:
-        return fill(network, table, read_tensors(folder / name, stem), dtype)
+    def filled(network: nn.Module, table: layouts.Table, path: Path) -> nn.Module:
+        return fill(network, table, read_tensors(path), dtype)
 
     return Networks(
-        mmdit=filled(MMDiT(mmdit), layouts.DIFFUSERS_MMDIT, "transformer", "diffusion_pytorch_model"),
-        vae=filled(VAE(vae), layouts.diffusers_vae(vae), "vae", "diffusion_pytorch_model"),
-        clip=filled(CLIPText(clip), layouts.HUB_CLIP, "text_encoder", "model"),
-        t5=filled(T5Encoder(t5), layouts.HUB_T5, "text_encoder_2", "model"),
+        mmdit=filled(MMDiT(mmdit), layouts.DIFFUSERS_MMDIT, parts.transformer),
+        vae=filled(VAE(vae), layouts.diffusers_vae(vae), parts.vae),
+        clip=filled(CLIPText(clip), layouts.HUB_CLIP, parts.text_encoder),
+        t5=filled(T5Encoder(t5), layouts.HUB_T5, parts.text_encoder_2),
         clip_tokenizer=clip_tokenizer,
         t5_tokenizer=t5_tokenizer,
         entry=entry,
@@ -186,23 +179,23 @@ def fill(network: nn.Module, table: layouts.Table, tensors: Tensors, dtype: mx.D
     return network
 
 
-def _check_folder(folder: Path) -> None:
-    """Refuses what is no checkpoint in the layout of diffusers."""
-    if not folder.exists():
-        raise CheckpointError(f"there is no {folder}; give the folder of a FLUX.1 in the layout of diffusers")
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder} is a file; give the folder of a FLUX.1 in the layout of diffusers")
-    missing = [name for name in COMPONENTS if not (folder / name).is_dir()]
-    if missing:
-        is_part = (folder / "config.json").exists()
-        remedy = "give the folder above, which holds all parts" if is_part else "download it again"
-        raise CheckpointError(
-            f"{folder} is no FLUX.1 in the layout of diffusers, it lacks {', '.join(missing)}; {remedy}"
-        )
+def _find(path: Path) -> Parts:
+    """Finds the parts of a model, all of them."""
+    found = find(path)
+    missing = list(found.missing())
+    if found.transformer and found.scheduler is None and (found.transformer / "config.json").exists():
+        missing.append("scheduler")  # who has the one file of diffusers has the other
+    if not missing:
+        return found
+    is_part = path.is_dir() and (path / "config.json").exists()
+    remedy = (
+        "give the folder above, which holds all parts" if is_part else "put it there, or download it again"
+    )
+    raise CheckpointError(f"{path} is no whole FLUX.1, it lacks {', '.join(missing)}; {remedy}")
 
 
 def _check_fit(
-    folder: Path,
+    model: str | Path,
     mmdit: MMDiTConfig,
     vae: VAEConfig,
     clip: CLIPConfig,
@@ -220,7 +213,7 @@ def _check_fit(
     ):
         if found != expected:
             raise CheckpointError(
-                f"{folder}: {what} is {found}, but the other components need {expected}; they are parts of "
+                f"{model}: {what} is {found}, but the other components need {expected}; they are parts of "
                 "different models, or of one that draws from more than a prompt"
             )
     for what, found, most in (
@@ -230,11 +223,11 @@ def _check_fit(
     ):
         if found > most:
             raise CheckpointError(
-                f"{folder}: {what} is {found}, but the text encoder has room for {most}; "
+                f"{model}: {what} is {found}, but the text encoder has room for {most}; "
                 "take the tokenizer that belongs to it"
             )
     if clip.eos_token not in (None, clip_words.end_id):
         raise CheckpointError(
-            f"{folder}: eos_token_id of text_encoder is {clip.eos_token}, but tokenizer ends a prompt with "
+            f"{model}: eos_token_id of text_encoder is {clip.eos_token}, but tokenizer ends a prompt with "
             f"{clip_words.end_id}; take the tokenizer that belongs to it"
         )

@@ -4,6 +4,10 @@ Knows nothing of schedules, prompts or files. Its parameters bear the names of b
 Source: black-forest-labs/flux `model.py`, arXiv 2403.03206; letters of the shapes: see `fluxnb.model`.
 """
 
+from __future__ import annotations
+
+import copy
+
 import mlx.core as mx
 import mlx.nn as nn
 
@@ -126,3 +130,36 @@ class MMDiT(nn.Module):
         for layer, block in enumerate(self.single_blocks, start=len(self.double_blocks)):
             x = block(x, vec, pe, attend, layer)
         return self.final_layer(x[:, txt.shape[1] :], vec)
+
+
+def without(network: MMDiT, blocks: frozenset[int]) -> MMDiT:
+    """Returns the network without some blocks: the streams pass them as they came.
+
+    The other blocks keep their numbers, and all parameters are those of `network`, not copies.
+
+    Args:
+        network: Left as it is, and returned itself if there is nothing to leave out.
+        blocks: Numbers, double blocks from 0, then single blocks; each must exist.
+    """
+    if not blocks:
+        return network
+    assert blocks <= set(range(network.config.depth + network.config.depth_single)), blocks
+    shorter = copy.copy(network)
+    shorter.double_blocks = [
+        _pass_both if layer in blocks else block for layer, block in enumerate(network.double_blocks)
+    ]
+    shorter.single_blocks = [
+        _pass_one if layer in blocks else block
+        for layer, block in enumerate(network.single_blocks, start=network.config.depth)
+    ]
+    return shorter
+
+
+def _pass_both(img, txt, vec, pe, attend, layer):
+    """Stands in the place of a double block."""
+    return img, txt
+
+
+def _pass_one(x, vec, pe, attend, layer):
+    """Stands in the place of a single block."""
+    return x

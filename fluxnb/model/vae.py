@@ -206,7 +206,12 @@ class VAE(nn.Module):
 
     def encode(self, x: mx.array) -> mx.array:
         """Maps pictures (B, 8 H, 8 W, 3) in -1..1 to the mean of their latents (B, H, W, latent_channels)."""
-        return self.encoder(x)[..., : self.config.latent_channels]
+        return self.distribution(x)[0]
+
+    def distribution(self, x: mx.array) -> tuple[mx.array, mx.array]:
+        """Maps pictures like `encode` to mean and standard deviation of their latents."""
+        mean, logarithm = mx.split(self.encoder(x), 2, axis=-1)
+        return mean, mx.exp(mx.clip(logarithm, -30, 20) / 2)  # the bounds are diffusers'
 
     def decode(self, z: mx.array) -> mx.array:
         """Maps latents (B, H, W, latent_channels) to pictures (B, 8 H, 8 W, 3), about -1..1, not clipped."""

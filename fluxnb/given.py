@@ -1,0 +1,88 @@
+"""What a caller may bring along to a run, own latents and embeddings: checked, copied, told by digests.
+
+Knows nothing of runs or networks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+
+import mlx.core as mx
+import numpy as np
+
+from fluxnb import checks
+from fluxnb.errors import InputError
+from fluxnb.pipeline import TextEmbedding
+
+
+def latents(value: object, channels: int, latent_size: tuple[int, int] | None) -> mx.array:
+    """Returns latents to start from: float32 (1, H, W, C), evaluated, nobody else's.
+
+    Args:
+        value: (1, H, W, C) or (H, W, C), of MLX, numpy or what numpy reads.
+        channels: C.
+        latent_size: (H, W) that is asked for, None for whatever comes.
+
+    Raises:
+        InputError: if it is nothing of the kind, or not all of it is finite.
+    """
+    array = _floats("latents", value)
+    if array.ndim == 3:
+        array = array[None]
+    if array.ndim != 4 or array.shape[0] != 1 or array.shape[3] != channels:
+        raise InputError(f"latents have the shape {array.shape}; give (1, H, W, {channels})")
+    size = checks.latent_size(array.shape[1:3])
+    if latent_size is not None and tuple(latent_size) != size:
+        raise InputError(
+            f"latents are of latent_size {size}, but latent_size is {latent_size}; give one of them"
+        )
+    return mx.array(array)
+
+
+def text(value: object, own: TextEmbedding) -> TextEmbedding:
+    """Returns an embedding to draw from in place of the encoders' own; its arrays are nobody else's.
+
+    Args:
+        value: A TextEmbedding, or the pair (txt, vec): then the words of the prompt keep their places.
+        own: What the encoders make of the prompt.
+
+    Raises:
+        InputError: if it is neither, of other sizes than `own`, or not all of it is finite.
+    """
+    if not isinstance(value, TextEmbedding):
+        try:
+            txt, vec = value
+        except (TypeError, ValueError):
+            raise InputError(
+                f"text is a {type(value).__name__}; give a TextEmbedding or the pair (txt, vec)"
+            ) from None
+        value = replace(own, txt=txt, vec=vec, notes=())
+    return replace(value, txt=_like("txt", value.txt, own.txt), vec=_like("vec", value.vec, own.vec))
+
+
+def digest(embedding: TextEmbedding) -> str:
+    """Returns the SHA-256 of the numbers of an embedding, txt then vec."""
+    return hashlib.sha256(np.array(embedding.txt).tobytes() + np.array(embedding.vec).tobytes()).hexdigest()
+
+
+def _like(name: str, value: object, own: mx.array) -> mx.array:
+    """Returns an array of the shape of `own`; the leading 1 may be left out."""
+    array = _floats(name, value)
+    if array.shape == own.shape[1:]:
+        array = array[None]
+    if array.shape != own.shape:
+        raise InputError(f"{name} of the text has the shape {array.shape}; give {own.shape}")
+    return mx.array(array)
+
+
+def _floats(name: str, value: object) -> np.ndarray:
+    """Returns a copy as float32, which is finite."""
+    try:
+        array = np.array(value.astype(mx.float32) if isinstance(value, mx.array) else value, np.float32)
+    except (TypeError, ValueError):
+        raise InputError(f"{name} is a {type(value).__name__}; give an array of floats") from None
+    if not np.isfinite(array).all():
+        count = np.count_nonzero(~np.isfinite(array))
+        raise InputError(f"{name} holds {count} numbers that are not finite; give finite ones")
+    return array
