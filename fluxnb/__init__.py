@@ -23,16 +23,15 @@ from fluxnb.errors import (
     PromptWarning,
     UnknownModelError,
 )
+from fluxnb.version import __version__
 
 if TYPE_CHECKING:
     from fluxnb.flow import Step
+    from fluxnb.maps import AttentionMap
     from fluxnb.pipeline import FluxPipeline
-    from fluxnb.probe import AttentionMap
     from fluxnb.run import Run
     from fluxnb.session import FluxSession
     from fluxnb.widgets import FluxWidget
-
-__version__ = "0.1.0"
 
 __all__ = [
     "AttentionMap",
@@ -53,7 +52,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AttentionMap": "fluxnb.probe",
+    "AttentionMap": "fluxnb.maps",
     "FluxPipeline": "fluxnb.pipeline",
     "FluxSession": "fluxnb.session",
     "FluxWidget": "fluxnb.widgets",
