@@ -1,0 +1,83 @@
+"""Figures of steps: the schedule, the pictures on the way, the way itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from fluxnb import checks
+from fluxnb.errors import InputError
+from fluxnb.plots.canvas import panels, show, styles
+from fluxnb.run import KINDS, Run
+
+ROWS = (*KINDS, "difference")
+"""What a row of a filmstrip can show."""
+
+
+def schedule(runs: Run | Iterable[Run], marked: Iterable[int] = ()) -> Figure:
+    """Draws the noise level before each step of one or several runs, and after the last.
+
+    Args:
+        runs: At least one, finished or not.
+        marked: Steps of the first run to point out with their noise level; -1 is the state after the last.
+
+    Raises:
+        InputError: if there are no runs, or no such step.
+    """
+    runs = [runs] if isinstance(runs, Run) else list(runs)
+    if not runs:
+        raise InputError("no runs to draw; give at least one")
+    figure, grid = panels(1, 1, (5, 3))
+    axes = grid[0, 0]
+    for run, (colour, marker, _) in zip(runs, styles(), strict=False):
+        shift = "own sigmas" if run.shift is None else f"shift {run.shift:.3g}"
+        label = f"{shift}, {run.num_steps} steps"
+        axes.plot(run.sigmas, color=colour, marker=marker, markersize=4, label=label)
+    for step in marked:
+        step = checks.whole("a marked step", step, -1, runs[0].num_steps) % len(runs[0].sigmas)
+        sigma = runs[0].sigmas[step]
+        axes.plot(step, sigma, "o", markersize=11, markerfacecolor="none", markeredgecolor="grey")
+        axes.annotate(
+            f"step {step}: {sigma:.2f}", (step, sigma), (7, 5), textcoords="offset points", fontsize="small"
+        )
+    axes.set(xlabel="step", ylabel="noise level sigma", ylim=(0, 1.08))
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend(frameon=False)
+    return figure
+
+
+def filmstrip(run: Run, count: int = 6, kinds: Iterable[str] = ("clean", "noisy")) -> Figure:
+    """Draws pictures of a run's steps side by side, a row for each kind.
+
+    Args:
+        run: At least one step of it must be made.
+        count: Pictures of a row at most, spread evenly from the first step to the last.
+        kinds: "clean" and "noisy" as in `Run.image`; "difference": how far the clean picture is from the clean
+            picture of the last step, the mean over the colours, 0 (black) to 255.
+
+    Raises:
+        InputError: if there is no step, no kind or no picture to draw.
+    """
+    kinds, last = tuple(kinds), len(run.steps) - 1
+    if last < 0 or not kinds or count < 1:
+        raise InputError(
+            f"{last + 1} steps, kinds {kinds!r} and count {count!r} make no filmstrip; "
+            "it takes at least one of each: call run.finish() first"
+        )
+    for kind in kinds:
+        checks.choice("a kind", kind, ROWS)
+    shown = sorted({round(i * last / max(count - 1, 1)) for i in range(count)})
+    figure, rows = panels(len(kinds), len(shown), (1.5, 1.6))
+    final = np.asarray(run.image(last), np.float32) if "difference" in kinds else None
+    for kind, row in zip(kinds, rows, strict=True):
+        for i, axes in zip(shown, row, strict=True):
+            title = f"step {i}, {run.steps[i].sigma:.2f}"
+            if kind == "difference":
+                away = np.abs(np.asarray(run.image(i), np.float32) - final).mean(axis=-1)  # (H, W), 0..255
+                show(axes, away, title, cmap="gray", vmin=0, vmax=255)
+            else:
+                show(axes, run.image(i, kind), title)
+        row[0].set_ylabel(kind)
+    return figure
