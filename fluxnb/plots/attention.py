@@ -15,6 +15,14 @@ from fluxnb.plots.canvas import HEAT, PANEL, panels, row_of, show, styles
 from fluxnb.run import KINDS, Run
 from fluxnb.trust import NAMES, Trust, measured
 
+GREYS = {
+    "other words": ("#4d4d4d", ""),
+    "end token": ("#808080", "//"),
+    "PAD tokens": ("#b3b3b3", ".."),
+    "image tokens": ("#e0e0e0", ""),
+}
+"""Colour and hatch of the groups that are no words; words have the colours."""
+
 
 def maps(
     run: Run,
@@ -96,7 +104,9 @@ def ledger(ledger: Ledger, query: str = "image tokens", along: str = "block") ->
     names = {"step": ledger.steps, "block": ledger.blocks, "head": ledger.heads}[along]
     figure, grid = panels(1, 1, (max(4.5, 2.5 + 0.4 * len(names)), 3))
     axes, base = grid[0, 0], np.zeros(len(names))
-    for key, bar, (colour, _, hatch) in zip(ledger.keys, heights.T, styles(), strict=False):
+    style = styles()
+    for key, bar in zip(ledger.keys, heights.T, strict=True):
+        colour, hatch = GREYS.get(key) or next(style)[::2]
         axes.bar(range(len(names)), bar, bottom=base, label=key, color=colour, hatch=hatch, edgecolor="white")
         base = base + bar
     axes.set(xlabel=along, ylabel="share of attention", ylim=(0, 1), title=f"where {query} look")
@@ -128,7 +138,9 @@ def effect(run: Run, effect: Effect) -> Figure:
     return figure
 
 
-def trust(results: Sequence[Trust] | None = None, blocks: Iterable[str] = ("double", "single", "all")) -> Figure:
+def trust(
+    results: Sequence[Trust] | None = None, blocks: Iterable[str] = ("double", "single", "all")
+) -> Figure:
     """Draws how well maps found objects on scenes with exact masks, with what must fail beside it.
 
     A panel for each method: average precision against the noise level with its 95 % interval, a line for each
@@ -144,7 +156,9 @@ def trust(results: Sequence[Trust] | None = None, blocks: Iterable[str] = ("doub
     blocks = tuple(blocks)
     results = [one for one in (measured() if results is None else results) if one.blocks in blocks]
     if not results:
-        raise InputError(f"nothing was measured for blocks {blocks!r}; there are 'double', 'single' and 'all'")
+        raise InputError(
+            f"nothing was measured for blocks {blocks!r}; there are 'double', 'single' and 'all'"
+        )
     methods = list(dict.fromkeys(one.method for one in results))
     figure, grid = panels(1, len(methods), (3.2, 3.2))
     for axes, method in zip(grid[0], methods, strict=True):

@@ -29,8 +29,11 @@ def tree(tree: Tree | Run, count: int = 5) -> Figure:
         raise InputError(
             f"{longest} steps and count {count!r} make no tree; it takes a run with steps and at least 2 columns"
         )
-    steps = sorted({round(i * longest / (count - 1)) for i in range(count)})  # `longest`: the state after the end
-    figure, grid = panels(len(tree.branches), len(steps), (PANEL, PANEL + 0.15))
+    steps = sorted(
+        {round(i * longest / (count - 1)) for i in range(count)}
+    )  # `longest`: the state after the end
+    figure, grid = panels(len(tree.branches), len(steps), (PANEL, PANEL + 0.3))
+    figure.get_layout_engine().set(w_pad=0.08)
     first = []  # column of each run's first own picture
     for row, branch in zip(grid, tree.branches, strict=True):
         made = len(branch.run.steps)
@@ -38,11 +41,15 @@ def tree(tree: Tree | Run, count: int = 5) -> Figure:
         first.append(own[0] if own else 0)
         for i, axes in enumerate(row):
             if i in own:
-                at = min(steps[i], made - 1)
-                show(axes, branch.run.image(at), f"step {steps[i]}" if steps[i] < made else "end")
+                show(axes, branch.run.image(min(steps[i], made - 1)))
+                axes.set_xlabel(f"step {steps[i]}" if steps[i] < made else "end", fontsize="small")
             else:
                 axes.set_axis_off()
-        row[first[-1]].set_title(branch.label, fontsize="small", loc="left")
+        row[first[-1]].set_title(" ", fontsize="small")  # room for the label
+        label = row[first[-1]].text(
+            0, 1.06, branch.label, transform=row[first[-1]].transAxes, fontsize="small"
+        )
+        label.set_in_layout(False)  # it may be as long as the row, and widens no column
     for i, branch in enumerate(tree.branches):
         if branch.parent is not None:
             before = [j for j, step in enumerate(steps) if step <= branch.at]
@@ -55,7 +62,13 @@ def _connect(figure: Figure, start, end) -> None:
     """Draws a line from the foot of one panel to the left edge of another."""
     figure.add_artist(
         ConnectionPatch(
-            xyA=(0.1, 0), coordsA=start.transAxes, xyB=(0, 0.5), coordsB=end.transAxes,
-            color=COLOURS[0], linewidth=1.5, arrowstyle="-|>", connectionstyle="angle,angleA=-90,angleB=180",
+            xyA=(-0.03, 0),
+            coordsA=start.transAxes,
+            xyB=(-0.01, 0.5),
+            coordsB=end.transAxes,
+            color=COLOURS[0],
+            linewidth=1.5,
+            arrowstyle="-|>",
+            connectionstyle="angle,angleA=-90,angleB=180,rad=0",
         )
     )

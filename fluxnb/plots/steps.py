@@ -40,7 +40,13 @@ def schedule(runs: Run | Iterable[Run], marked: Iterable[int] = ()) -> Figure:
         sigma = runs[0].sigmas[step]
         axes.plot(step, sigma, "o", markersize=11, markerfacecolor="none", markeredgecolor="grey")
         axes.annotate(
-            f"step {step}: {sigma:.2f}", (step, sigma), (7, 5), textcoords="offset points", fontsize="small"
+            f"step {step}: {sigma:.2f}",
+            (step, sigma),
+            (7, 5) if not step else (-7, -7) if step < runs[0].num_steps else (-14, 9),
+            ha="right" if step else "left",
+            va="top" if 0 < step < runs[0].num_steps else "bottom",
+            textcoords="offset points",
+            fontsize="small",
         )
     axes.set(xlabel="step", ylabel="noise level sigma", ylim=(0, 1.08))
     axes.xaxis.get_major_locator().set_params(integer=True)
@@ -54,8 +60,8 @@ def filmstrip(run: Run, count: int = 6, kinds: Iterable[str] = ("clean", "noisy"
     Args:
         run: At least one step of it must be made.
         count: Pictures of a row at most, spread evenly from the first step to the last.
-        kinds: "clean" and "noisy" as in `Run.image`; "difference": how far the clean picture is from the clean
-            picture of the last step, the mean over the colours, 0 (black) to 255.
+        kinds: "clean" and "noisy" as in `Run.image`; "difference": how far the clean picture is from that of
+            the last step, the mean over the colours; white is the largest in the row, black is none.
 
     Raises:
         InputError: if there is no step, no kind or no picture to draw.
@@ -70,14 +76,25 @@ def filmstrip(run: Run, count: int = 6, kinds: Iterable[str] = ("clean", "noisy"
         checks.choice("a kind", kind, ROWS)
     shown = sorted({round(i * last / max(count - 1, 1)) for i in range(count)})
     figure, rows = panels(len(kinds), len(shown), (1.5, 1.6))
-    final = np.asarray(run.image(last), np.float32) if "difference" in kinds else None
     for kind, row in zip(kinds, rows, strict=True):
-        for i, axes in zip(shown, row, strict=True):
-            title = f"step {i}, {run.steps[i].sigma:.2f}"
-            if kind == "difference":
-                away = np.abs(np.asarray(run.image(i), np.float32) - final).mean(axis=-1)  # (H, W), 0..255
-                show(axes, away, title, cmap="gray", vmin=0, vmax=255)
-            else:
-                show(axes, run.image(i, kind), title)
-        row[0].set_ylabel(kind)
+        pictures, options, label = (
+            _differences(run, shown)
+            if kind == "difference"
+            else ([run.image(i, kind) for i in shown], {}, kind)
+        )
+        for i, picture, axes in zip(shown, pictures, row, strict=True):
+            show(axes, picture, f"step {i}, {run.steps[i].sigma:.2f}", **options)
+        row[0].set_ylabel(label)
     return figure
+
+
+def _differences(run: Run, steps: list[int]) -> tuple[list[np.ndarray], dict, str]:
+    """Returns how far each step's clean picture is from the last one's, (H, W), 0..255, and how to show it."""
+    final = np.asarray(run.image(len(run.steps) - 1), np.float32)
+    away = [np.abs(np.asarray(run.image(i), np.float32) - final).mean(axis=-1) for i in steps]
+    largest = max(one.max() for one in away)
+    return (
+        away,
+        {"cmap": "gray", "vmin": 0, "vmax": largest or 1},
+        f"difference\n(white: {largest:.0f} of 255)",
+    )
