@@ -9,8 +9,9 @@ from matplotlib.figure import Figure
 
 from fluxnb import checks
 from fluxnb.errors import InputError
-from fluxnb.plots.canvas import panels, show, styles
+from fluxnb.plots.canvas import COLOURS, panels, show, styles
 from fluxnb.run import KINDS, Run
+from fluxnb.trajectory import Trajectory
 
 ROWS = (*KINDS, "difference")
 """What a row of a filmstrip can show."""
@@ -98,3 +99,35 @@ def _differences(run: Run, steps: list[int]) -> tuple[list[np.ndarray], dict, st
         {"cmap": "gray", "vmin": 0, "vmax": largest or 1},
         f"difference\n(white: {largest:.0f} of 255)",
     )
+
+
+def trajectory(way: Trajectory) -> Figure:
+    """Draws the way of a run in the plane where most of it happens, and its speed and turns step by step.
+
+    Left, the states from noise to picture and the clean picture that each step's straight line ends in, joined
+    by thin lines; the axes are equal. Right, the length of the velocity and the turn from one to the next.
+
+    Args:
+        way: As `Run.trajectory` returns it.
+    """
+    figure, grid = panels(1, 3, (3.4, 3.4))
+    plane, speed, turn = grid[0]
+    for before, clean in zip(way.path, way.clean, strict=False):
+        plane.plot(*zip(before, clean, strict=True), color="grey", linewidth=0.4)
+    plane.plot(*way.path.T, color=COLOURS[0], marker="o", markersize=4, label="latents")
+    plane.plot(
+        *way.clean.T, color=COLOURS[1], marker="s", markersize=4, linestyle="--", label="clean picture"
+    )
+    for (x, y), name in ((way.path[0], "noise"), (way.path[-1], "picture")):
+        plane.annotate(name, (x, y), (5, 5), textcoords="offset points", fontsize="small")
+    first, second = way.explained
+    plane.set(xlabel=f"1st component, {first:.0%} of variance", ylabel=f"2nd component, {second:.0%}")
+    plane.set_aspect("equal", adjustable="datalim")
+    plane.legend(frameon=False, fontsize="small")
+    speed.plot(way.speeds, color=COLOURS[0], marker="o", markersize=4)
+    speed.set(xlabel="step", ylabel="length of the velocity (RMS)", ylim=(0, None))
+    turn.plot(range(1, len(way.speeds)), way.angles, color=COLOURS[5], marker="^", markersize=4)
+    turn.set(xlabel="step", ylabel="turn from the step before (degrees)", ylim=(0, None))
+    for axes in (speed, turn):
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    return figure
