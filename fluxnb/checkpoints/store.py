@@ -6,7 +6,6 @@ steps or pictures.
 
 import os
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -15,7 +14,8 @@ from fluxnb import backend
 from fluxnb.checkpoints import catalog, components, configs, kinds
 from fluxnb.checkpoints.catalog import Entry
 from fluxnb.checkpoints.fill import fill
-from fluxnb.checkpoints.parts import Parts, find
+from fluxnb.checkpoints.parts import Parts
+from fluxnb.checkpoints.sources import locate
 from fluxnb.errors import CheckpointError, InputError
 from fluxnb.model.clip import CLIPText
 from fluxnb.model.config import CLIPConfig, MMDiTConfig, T5Config, VAEConfig, dev, schnell
@@ -24,7 +24,6 @@ from fluxnb.model.t5 import T5Encoder
 from fluxnb.model.tokenizers import ClipTokenizer, T5Tokenizer
 from fluxnb.model.vae import VAE
 
-DEMO_FOLDER = Path(__file__).parents[1] / "demo"
 T5_LENGTH, T5_LENGTH_GUIDED = 256, 512  # most T5 tokens of FLUX.1-schnell and FLUX.1-dev
 DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
 
@@ -53,44 +52,39 @@ class Networks:
 
 
 def load(
-    model_version: str = "fluxnb/demo",
+    model_version: str | os.PathLike = "fluxnb/demo",
     local_ckpt: str | os.PathLike | None = None,
     low_memory_mode: bool = False,
     a16: bool = False,
     w16: bool = False,
     quantize: int | None = None,
+    revision: str | None = None,
 ) -> Networks:
-    """Loads a model by its name, or from files on this disk in any layout that `checkpoints.tables` has.
+    """Loads a model by its name or from a path, in whichever layout.
 
     Args:
-        model_version: a name of the catalog; with `local_ckpt` it only gives the defaults of a model that is
-            not `known` by its sizes.
-        local_ckpt: folder to take everything from, or a safetensors file that the rest lies beside.
+        model_version: a name of the catalog, any "owner/name" on the hub, or the path of a folder or file. A
+            model on the hub is downloaded as far as huggingface_hub's cache lacks it.
+        local_ckpt: folder or file to take the weights from; `model_version` then gives the defaults of a
+            model that is not `known` by its sizes and, if it is on the hub, the parts that are not there.
         low_memory_mode: not there yet.
         a16: not there yet.
         w16: keep weights in bfloat16, whatever the model's own.
         quantize: not there yet.
+        revision: branch, tag or commit of a model on the hub, None for the newest.
 
     Raises:
         UnknownModelError: no model of that name.
-        InputError: a named model that is not here, an option that is not there yet.
-        CheckpointError: the folder cannot be loaded as a FLUX.1; the message says why.
+        InputError: no such revision, an option that is not there yet.
+        DownloadError: the model cannot be had from the hub; the message says why.
+        CheckpointError: the files cannot be loaded as a FLUX.1; the message says why.
     """
     for option, value in (("low_memory_mode", low_memory_mode), ("a16", a16), ("quantize", quantize)):
         if value:
             raise InputError(f"{option}={value!r} is not there yet; leave it out")
-    entry = catalog.find(model_version)
-    if local_ckpt is None and entry is not catalog.DEMO:
-        raise InputError(
-            f"{entry.name} is not on this machine as far as fluxnb knows; download it, for example with "
-            f"`hf download {entry.name} --local-dir FOLDER`, and pass local_ckpt=FOLDER"
-        )
-    if not isinstance(local_ckpt, (str, os.PathLike, type(None))):
-        raise InputError(f"local_ckpt is {local_ckpt!r}; give the path of a folder or file")
-    path = DEMO_FOLDER if local_ckpt is None else Path(local_ckpt).expanduser()
-    parts = _find(path)
+    entry, parts = locate(model_version, local_ckpt, revision)
     backend.setup()
-    networks = _read(parts, entry, path if local_ckpt is not None else None, w16=w16)
+    networks = _read(parts, entry, w16=w16)
     backend.fit_threads(networks.mmdit.config.width)
     return networks
 
@@ -100,16 +94,17 @@ def known(config: MMDiTConfig, entry: Entry) -> Entry:
     return {schnell(): catalog.SCHNELL, dev(): catalog.DEV}.get(config, entry)
 
 
-def _read(parts: Parts, entry: Entry, local: Path | None, w16: bool) -> Networks:
-    """Reads all parts of a model; one that is `local` has no name but its path, and is known by its sizes."""
+def _read(parts: Parts, entry: Entry, w16: bool) -> Networks:
+    """Reads all parts of a model; one that has no entry in the catalog is known by its sizes."""
     found = {name: components.read(name, getattr(parts, name)) for name in kinds.WEIGHTS}
     mmdit, vae, clip, t5 = (component.config for component in found.values())
     longest = T5_LENGTH_GUIDED if mmdit.guidance else T5_LENGTH
     clip_tokenizer = ClipTokenizer(parts.tokenizer)
     t5_tokenizer = T5Tokenizer(parts.tokenizer_2, longest)
-    _check_fit(local or entry.name, mmdit, vae, clip, t5, clip_tokenizer, t5_tokenizer)
-    if local is not None:
-        entry = replace(known(mmdit, entry), name=str(local), licence="unknown")
+    _check_fit(entry.name, mmdit, vae, clip, t5, clip_tokenizer, t5_tokenizer)
+    if entry not in catalog.ENTRIES:
+        own = {name: getattr(entry, name) for name in ("name", "licence", "places")}
+        entry = replace(known(mmdit, entry), **own)
     if parts.scheduler is not None:
         entry = configs.schedule(configs.read(parts.scheduler / "scheduler_config.json"), entry)
     guidance = (entry.guidance or catalog.DEV.guidance) if mmdit.guidance else None
@@ -130,23 +125,8 @@ def _read(parts: Parts, entry: Entry, local: Path | None, w16: bool) -> Networks
     )
 
 
-def _find(path: Path) -> Parts:
-    """Finds the parts of a model, all of them."""
-    found = find(path)
-    missing = list(found.missing())
-    if found.transformer and found.scheduler is None and (found.transformer / "config.json").exists():
-        missing.append("scheduler")  # who has the one file of diffusers has the other
-    if not missing:
-        return found
-    is_part = path.is_dir() and (path / "config.json").exists()
-    remedy = (
-        "give the folder above, which holds all parts" if is_part else "put it there, or download it again"
-    )
-    raise CheckpointError(f"{path} is no whole FLUX.1, it lacks {', '.join(missing)}; {remedy}")
-
-
 def _check_fit(
-    model: str | Path,
+    model: str,
     mmdit: MMDiTConfig,
     vae: VAEConfig,
     clip: CLIPConfig,
