@@ -7,7 +7,7 @@ Letters: see `fluxnb.model`. Latents are float32, (1, H, W, C), normalised as th
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -62,16 +62,16 @@ class FluxPipeline(DiffusionKitCalls):
     ):
         """Loads the networks."""
         shift = None if shift is None else checks.number("shift", shift, above=0)
-        networks = store.load(
-            model_version,
-            low_memory_mode=low_memory_mode,
-            a16=a16,
-            w16=w16,
-            quantize=quantize,
-            local_ckpt=local_ckpt,
-            revision=revision,
-        )
-        self._take(networks, shift)
+        options = {
+            "low_memory_mode": low_memory_mode,
+            "a16": a16,
+            "w16": w16,
+            "quantize": quantize,
+            "local_ckpt": local_ckpt,
+            "revision": revision,
+        }
+        self._take(store.load(model_version, **options), shift)
+        self.arguments = {"model_version": model_version, "shift": shift, **options}
 
     @classmethod
     def from_networks(cls, networks: store.Networks, shift: float | None = None) -> FluxPipeline:
@@ -82,6 +82,7 @@ class FluxPipeline(DiffusionKitCalls):
 
     def _take(self, networks: store.Networks, shift: float | None) -> None:
         """Keeps the networks, and their defaults with the shift that is wished."""
+        self.arguments: dict[str, object] | None = None  # that load it again; None if it was not loaded
         self.networks = networks
         self.entry = networks.entry if shift is None else replace(networks.entry, shift=shift)
 
@@ -184,6 +185,7 @@ class FluxPipeline(DiffusionKitCalls):
         text: TextEmbedding,
         negative: TextEmbedding | None,
         attend: Attend | None = None,
+        hear: Callable[[Attend], Attend] | None = None,
     ) -> mx.array:
         """Returns the velocity that step `index` of a run takes or would take, not evaluated.
 
@@ -195,21 +197,15 @@ class FluxPipeline(DiffusionKitCalls):
             text: What to draw.
             negative: Text that CFG leads away from, None for one pass.
             attend: Attention of the pass with the prompt, in place of the settings' intervention.
+            hear: Puts a listener around it.
         """
         without = frozenset()
         if attend is None and settings.intervention is not None:
             config = self.networks.mmdit.config
             attend, without = settings.intervention.at(index, text.words, text.txt.shape[1], config)
-        return self.velocity(
-            latents,
-            sigma,
-            text,
-            settings.guidance,
-            negative,
-            settings.cfg_weight,
-            attend or attention,
-            without,
-        )
+        attend = attend or attention
+        cfg = settings.guidance, negative, settings.cfg_weight
+        return self.velocity(latents, sigma, text, *cfg, hear(attend) if hear else attend, without)
 
     def step(
         self,
@@ -218,11 +214,12 @@ class FluxPipeline(DiffusionKitCalls):
         settings: Settings,
         text: TextEmbedding,
         negative: TextEmbedding | None,
+        hear: Callable[[Attend], Attend] | None = None,
     ) -> Step:
-        """Makes step `index` of a run from the latents before it, evaluated."""
+        """Makes step `index` of a run from the latents before it, evaluated; `hear`: see `velocity_at`."""
         start = time.perf_counter()
         sigma, sigma_next = settings.sigmas[index : index + 2]
-        velocity = self.velocity_at(index, latents, sigma, settings, text, negative)
+        velocity = self.velocity_at(index, latents, sigma, settings, text, negative, hear=hear)
         mx.eval(velocity)
         return Step(index, sigma, sigma_next, latents, velocity, time.perf_counter() - start)
 
@@ -405,7 +402,5 @@ def _logged(log: dict, phase: str) -> Iterator[None]:
 
 def _memory() -> dict[str, float]:
     """Returns MLX's memory in GB."""
-    return {
-        "peak_memory": round(mx.get_peak_memory() / 1e9, 3),
-        "active_memory": round(mx.get_active_memory() / 1e9, 3),
-    }
+    peak, active = mx.get_peak_memory(), mx.get_active_memory()
+    return {"peak_memory": round(peak / 1e9, 3), "active_memory": round(active / 1e9, 3)}

@@ -12,14 +12,18 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "fluxnb"
 FLOORS = (
-    ("errors",),
-    ("images", "checks", "backend"),
+    ("errors", "version"),
+    ("images", "checks", "backend", "trust"),
     ("model",),
     ("flow", "checkpoints", "source", "texts"),
-    ("settings", "probe", "altered"),
-    ("interventions", "diffusionkit"),
+    ("probe", "maps", "altered"),
+    ("interventions", "listen"),
+    ("concepts", "asked"),
+    ("settings", "trajectory"),
+    ("diffusionkit", "given"),
     ("pipeline",),
-    ("given", "family", "bisection", "effect"),
+    ("identity", "family", "bisection", "effect", "look"),
+    ("saved",),
     ("questions",),
     ("run",),
     ("session",),
@@ -30,7 +34,7 @@ FLOORS = (
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 MAY_SEE = {  # rooms that see less than all the floors below them
     "model": {"errors", "checks", "backend"},
-    "widgets": {"errors", "checks", "images", "probe", "run", "session"},
+    "widgets": {"errors", "checks", "images", "maps", "probe", "run", "session"},
     "cli": {"errors", "commands"},
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
