@@ -121,9 +121,10 @@ def parameters(network):
 
 
 def test_a_named_model_is_downloaded_and_loaded(real):
-    _, folder = real
+    server, folder = real
     pipeline, local = FluxPipeline(TINY), store.load(folder)
-    assert pipeline.entry == replace(local.entry, name=TINY, places=catalog.find(TINY).places)
+    own = {"name": TINY, "places": catalog.find(TINY).places, "commit": server.repos[TINY].commit}
+    assert pipeline.entry == replace(local.entry, **own)
     for name in ("mmdit", "vae", "clip", "t5"):
         ours, theirs = parameters(getattr(pipeline.networks, name)), parameters(getattr(local, name))
         assert ours.keys() == theirs.keys()

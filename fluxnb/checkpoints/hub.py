@@ -119,6 +119,11 @@ def held(entry: Entry, revision: str | None = None) -> Parts | None:
     return _parts(entry, folders)
 
 
+def commit(entry: Entry, parts: Parts) -> str:
+    """Tells of which commit of a model's own repository its transformer is."""
+    return parts.transformer.relative_to(_home(entry.name) / "snapshots").parts[0]
+
+
 def absent(entry: Entry, revision: str | None = None) -> tuple[str, ...]:
     """Names the files of a model that the cache lacks, as "owner/name/file"; asks nobody but the disk."""
     return tuple(
