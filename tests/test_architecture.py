@@ -25,6 +25,7 @@ FLOORS = (
     ("saved",),
     ("questions",),
     ("run",),
+    ("sweep",),
     ("session",),
     ("plots", "widgets", "commands"),
     ("cli",),
