@@ -16,6 +16,7 @@ from fluxnb import backend as backend  # raises BackendError where MLX cannot ru
 from fluxnb.errors import (
     BackendError,
     CheckpointError,
+    DownloadError,
     FluxnbError,
     FluxnbWarning,
     InputError,
@@ -26,8 +27,8 @@ from fluxnb.version import __version__
 
 if TYPE_CHECKING:
     from fluxnb.flow import Step
+    from fluxnb.maps import AttentionMap
     from fluxnb.pipeline import FluxPipeline
-    from fluxnb.probe import AttentionMap
     from fluxnb.run import Run
     from fluxnb.session import FluxSession
     from fluxnb.widgets import FluxWidget
@@ -36,6 +37,7 @@ __all__ = [
     "AttentionMap",
     "BackendError",
     "CheckpointError",
+    "DownloadError",
     "FluxPipeline",
     "FluxSession",
     "FluxWidget",
@@ -50,7 +52,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AttentionMap": "fluxnb.probe",
+    "AttentionMap": "fluxnb.maps",
     "FluxPipeline": "fluxnb.pipeline",
     "FluxSession": "fluxnb.session",
     "FluxWidget": "fluxnb.widgets",

@@ -17,8 +17,8 @@ from PIL import Image
 from fluxnb import flow
 from fluxnb.errors import InputError
 from fluxnb.interventions import Intervention
+from fluxnb.maps import AttentionMap
 from fluxnb.model.tokenizers import Word
-from fluxnb.probe import AttentionMap
 
 if TYPE_CHECKING:
     from fluxnb.run import Run

@@ -4,6 +4,7 @@
     ├── InputError (ValueError)    an argument is wrong: what came, what was expected, what to do
     │   └── UnknownModelError      no model of that name
     ├── CheckpointError            a folder or file cannot be loaded as what it claims to be
+    ├── DownloadError              a model cannot be had from the hub: no network, access, space, ...
     └── BackendError (ImportError) MLX cannot run on this machine as installed
 
     FluxnbWarning (UserWarning)    something was done, but not all that was asked
@@ -27,6 +28,10 @@ class UnknownModelError(InputError):
 
 class CheckpointError(FluxnbError):
     """A folder or file cannot be loaded; the message names the file, the tensor and the remedy."""
+
+
+class DownloadError(FluxnbError):
+    """A model cannot be had from the hub; the message says what stood in the way and what to do."""
 
 
 class BackendError(FluxnbError, ImportError):

@@ -7,7 +7,7 @@ Letters: see `fluxnb.model`. Latents are float32, (1, H, W, C), normalised as th
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -32,16 +32,20 @@ class FluxPipeline(DiffusionKitCalls):
     """FLUX.1, loaded and ready; all its arrays are evaluated, so any thread may call it, one at a time.
 
     Args:
-        model_version: Name in the catalog, e.g. "fluxnb/demo", which needs no network.
+        model_version: Name in the catalog, e.g. "fluxnb/demo", which needs no network; any "owner/name" on
+            the hub, which is downloaded as far as it is not in the cache; or the path of a folder or file.
         shift: Static shift of every run that names none; None for the model's own.
         low_memory_mode: See `checkpoints.store.load`, as for the four below.
         a16: Activations in 16 bits.
         w16: Weights in 16 bits.
         quantize: Bits of a weight, None for as they are.
         local_ckpt: Folder or file to take the weights from.
+        revision: Branch, tag or commit of a model on the hub, None for the newest.
 
     Raises:
         UnknownModelError: if there is no such name.
+        InputError: if there is no such revision.
+        DownloadError: if the model cannot be had from the hub.
         CheckpointError: if the files are none of that model.
     """
 
@@ -54,9 +58,22 @@ class FluxPipeline(DiffusionKitCalls):
         w16: bool = False,
         quantize: int | None = None,
         local_ckpt: str | None = None,
+        revision: str | None = None,
     ):
         """Loads the networks."""
         shift = None if shift is None else checks.number("shift", shift, above=0)
+<<<<<<< HEAD
+        networks = store.load(
+            model_version,
+            low_memory_mode=low_memory_mode,
+            a16=a16,
+            w16=w16,
+            quantize=quantize,
+            local_ckpt=local_ckpt,
+            revision=revision,
+        )
+        self._take(networks, shift)
+=======
         options = {
             "low_memory_mode": low_memory_mode,
             "a16": a16,
@@ -66,6 +83,7 @@ class FluxPipeline(DiffusionKitCalls):
         }
         self._take(store.load(model_version, **options), shift)
         self.arguments = {"model_version": model_version, "shift": shift, **options}
+>>>>>>> maps
 
     @classmethod
     def from_networks(cls, networks: store.Networks, shift: float | None = None) -> FluxPipeline:
@@ -179,6 +197,7 @@ class FluxPipeline(DiffusionKitCalls):
         text: TextEmbedding,
         negative: TextEmbedding | None,
         attend: Attend | None = None,
+        hear: Callable[[Attend], Attend] | None = None,
     ) -> mx.array:
         """Returns the velocity that step `index` of a run takes or would take, not evaluated.
 
@@ -190,13 +209,15 @@ class FluxPipeline(DiffusionKitCalls):
             text: What to draw.
             negative: Text that CFG leads away from, None for one pass.
             attend: Attention of the pass with the prompt, in place of the settings' intervention.
+            hear: Puts a listener around it.
         """
         without = frozenset()
         if attend is None and settings.intervention is not None:
             config = self.networks.mmdit.config
             attend, without = settings.intervention.at(index, text.words, text.txt.shape[1], config)
+        attend = attend or attention
         cfg = settings.guidance, negative, settings.cfg_weight
-        return self.velocity(latents, sigma, text, *cfg, attend or attention, without)
+        return self.velocity(latents, sigma, text, *cfg, hear(attend) if hear else attend, without)
 
     def step(
         self,
@@ -205,11 +226,12 @@ class FluxPipeline(DiffusionKitCalls):
         settings: Settings,
         text: TextEmbedding,
         negative: TextEmbedding | None,
+        hear: Callable[[Attend], Attend] | None = None,
     ) -> Step:
-        """Makes step `index` of a run from the latents before it, evaluated."""
+        """Makes step `index` of a run from the latents before it, evaluated; `hear`: see `velocity_at`."""
         start = time.perf_counter()
         sigma, sigma_next = settings.sigmas[index : index + 2]
-        velocity = self.velocity_at(index, latents, sigma, settings, text, negative)
+        velocity = self.velocity_at(index, latents, sigma, settings, text, negative, hear=hear)
         mx.eval(velocity)
         return Step(index, sigma, sigma_next, latents, velocity, time.perf_counter() - start)
 
@@ -392,7 +414,5 @@ def _logged(log: dict, phase: str) -> Iterator[None]:
 
 def _memory() -> dict[str, float]:
     """Returns MLX's memory in GB."""
-    return {
-        "peak_memory": round(mx.get_peak_memory() / 1e9, 3),
-        "active_memory": round(mx.get_active_memory() / 1e9, 3),
-    }
+    peak, active = mx.get_peak_memory(), mx.get_active_memory()
+    return {"peak_memory": round(peak / 1e9, 3), "active_memory": round(active / 1e9, 3)}

@@ -17,9 +17,11 @@ import mlx.core as mx
 
 from fluxnb import flow, given, saved
 from fluxnb.checkpoints.catalog import DEMO
+from fluxnb.concepts import ImageSides
 from fluxnb.errors import FluxnbWarning, InputError
 from fluxnb.identity import identify
 from fluxnb.pipeline import FluxPipeline, warn_of_texts
+from fluxnb.probe import Probe
 from fluxnb.run import Run
 from fluxnb.settings import fill_in, warn_of_no_effect
 from fluxnb.source import read
@@ -54,6 +56,7 @@ class FluxSession:
                 f"pipeline is {pipeline!r}; give a FluxPipeline, or use FluxSession.from_pretrained()"
             )
         self.pipeline = pipeline
+        self.image_sides = ImageSides()
         self.encode_text = lru_cache(maxsize=TEXTS_KEPT)(pipeline.encode_text)
 
     @classmethod
@@ -142,6 +145,7 @@ class FluxSession:
         sigmas: Iterable[float] | None = None,
         latents: object = None,
         text: object = None,
+        probes: Iterable[Probe] = (),
     ) -> Run:
         """Opens a run before its first step.
 
@@ -162,6 +166,7 @@ class FluxSession:
                 (1, H, W, C), an array of MLX or numpy; they give the size.
             text: An embedding to draw from instead of the encoders', whose name the prompt then is: a
                 `TextEmbedding`, or arrays (txt, vec) of the shapes that `encode_text` gives.
+            probes: What is asked of every step while it is made, see `run.maps`; the picture stays the same.
 
         Raises:
             InputError: if an argument is none that can be drawn with.
@@ -197,7 +202,7 @@ class FluxSession:
             latents = self.pipeline.first_latents(settings, source)
         else:
             settings = replace(settings, seed=None)
-        run = Run(self, settings, latents, text=text, source=source)
+        run = Run(self, settings, latents, text=text, source=source, probes=probes)
         warn_of_texts(run.text, run.negative)
         return run
 

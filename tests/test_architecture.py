@@ -16,12 +16,13 @@ FLOORS = (
     ("images", "checks", "backend"),
     ("model",),
     ("flow", "checkpoints", "source", "texts"),
-    ("probe", "altered"),
-    ("interventions",),
+    ("probe", "maps", "altered"),
+    ("interventions", "listen"),
+    ("concepts", "asked"),
     ("settings", "trajectory"),
     ("diffusionkit", "given"),
     ("pipeline",),
-    ("identity", "family", "bisection", "effect"),
+    ("identity", "family", "bisection", "effect", "look"),
     ("saved",),
     ("questions",),
     ("run",),
@@ -34,7 +35,7 @@ FLOORS = (
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 MAY_SEE = {  # rooms that see less than all the floors below them
     "model": {"errors", "checks", "backend"},
-    "widgets": {"errors", "checks", "images", "probe", "run", "session"},
+    "widgets": {"errors", "checks", "images", "maps", "probe", "run", "session"},
     "cli": {"errors", "commands"},
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -204,7 +205,7 @@ def test_the_command_line_brings_in_no_networks():
 
 
 def test_pipeline_and_session_bring_in_no_widgets():
-    heavy = {"ipywidgets", "anywidget", "IPython", "matplotlib", "torch", "transformers"}
+    heavy = {"ipywidgets", "anywidget", "IPython", "matplotlib", "torch", "transformers", "huggingface_hub"}
     assert not heavy & loaded_after("from fluxnb import FluxPipeline, FluxSession")
 
 

@@ -15,6 +15,15 @@ from fluxnb.errors import CheckpointError
 
 FLOATS = ("F32", "F16", "BF16")  # as safetensors names them
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+STEMS = ("diffusion_pytorch_model", "model")  # of the weights that diffusers and transformers read of several
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A tensor as the head of its file tells of it: format in the words of safetensors, and shape."""
+
+    dtype: str
+    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,31 +58,65 @@ def read_json(path: Path) -> dict:
     return value
 
 
-def read_tensors(folder: Path, stem: str) -> Tensors:
-    """Opens the weights of a component, in one file or in shards with an index.
+def read_tensors(path: Path) -> Tensors:
+    """Opens the weights of a component.
 
     Args:
-        folder: of the component, e.g. `.../transformer`.
-        stem: name of the file without `.safetensors`.
+        path: a safetensors file, or the folder of the component: one file in it, shards with an index, or
+            shards numbered from 0 as mflux saves them.
 
     Raises:
-        CheckpointError: no such file, a pickle, a Git LFS pointer, a file cut off, an index that does not fit
-            its shards, a tensor that holds no floats.
+        CheckpointError: no such file, several, a pickle, a Git LFS pointer, a file cut off, an index that does
+            not fit its shards, a tensor in a format that is not read.
     """
-    index, single = folder / f"{stem}.safetensors.index.json", folder / f"{stem}.safetensors"
-    if index.exists():
-        return _shards(index)
-    if single.exists():
-        arrays = _open(single)
-        return Tensors(arrays, dict.fromkeys(arrays, single), single)
-    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
+    if not path.is_dir():
+        return _whole(path)
+    for stem in STEMS:
+        index, single = path / f"{stem}.safetensors.index.json", path / f"{stem}.safetensors"
+        if index.exists():
+            return _shards(index)
+        if single.exists():
+            return _whole(single)
+    files = sorted(path.glob("*.safetensors"))
+    numbered = [path / f"{i}.safetensors" for i in range(len(files))]
+    if files and set(files) == set(numbered):
+        return _joined(numbered, path)
+    if len(files) == 1:
+        return _whole(files[0])
+    if files:
+        raise CheckpointError(
+            f"{path} holds {files[0].name}, {files[1].name} and no index of them; download the folder again if "
+            "they are parts of one model, or leave the one file that you mean"
+        )
+    pickles = sorted(file.name for file in path.iterdir() if file.suffix in PICKLES)
     if pickles:
         raise CheckpointError(
-            f"{folder} holds {pickles[0]} but no {single.name}; a pickle can run any code and is not opened: "
+            f"{path} holds {pickles[0]} but no safetensors; a pickle can run any code and is not opened: "
             "save the weights as safetensors (save_pretrained of diffusers or transformers does)"
         )
-    held = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
-    raise CheckpointError(f"{folder} holds no {single.name}, but {held}; download the folder again")
+    held = ", ".join(sorted(file.name for file in path.iterdir())) or "nothing"
+    raise CheckpointError(f"{path} holds no safetensors file, but {held}; download the folder again")
+
+
+def _whole(file: Path) -> Tensors:
+    """Opens a component that is one file."""
+    arrays = _open(file)
+    return Tensors(arrays, dict.fromkeys(arrays, file), file)
+
+
+def _joined(shards: list[Path], folder: Path) -> Tensors:
+    """Opens shards that no index tells of."""
+    arrays, files = {}, {}
+    for shard in shards:
+        opened = _open(shard)
+        twice = sorted(opened.keys() & arrays.keys())
+        if twice:
+            raise CheckpointError(
+                f"{shard} and {files[twice[0]].name} both hold {twice[0]}; download the folder again"
+            )
+        arrays |= opened
+        files |= dict.fromkeys(opened, shard)
+    return Tensors(arrays, files, folder)
 
 
 def _shards(index: Path) -> Tensors:
@@ -103,15 +146,19 @@ def _shards(index: Path) -> Tensors:
 
 def _open(path: Path) -> dict[str, mx.array]:
     """Checks a safetensors file by its head and its size, and opens it."""
-    _check(path)
+    _check_formats(path, read_head(path))
     try:
         return mx.load(str(path))
     except (RuntimeError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be opened ({error}); download it again") from error
 
 
-def _check(path: Path) -> None:
-    """Compares what the head of a file promises with its size and with what MLX reads."""
+def read_head(path: Path) -> dict[str, Slot]:
+    """Reads what a safetensors file holds, and compares what its head promises with its size.
+
+    Raises:
+        CheckpointError: no such file, a Git LFS pointer, a file cut off, something else than safetensors.
+    """
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -130,9 +177,7 @@ def _check(path: Path) -> None:
         tensors = json.loads(head)
         tensors.pop("__metadata__", None)
         end = max((tensor["data_offsets"][1] for tensor in tensors.values()), default=0)
-        strange = [
-            (name, tensor["dtype"]) for name, tensor in tensors.items() if tensor["dtype"] not in FLOATS
-        ]
+        slots = {name: Slot(tensor["dtype"], tuple(tensor["shape"])) for name, tensor in tensors.items()}
     except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
         cut = "is cut off within its head" if size - 8 < length < 1 << 27 else "is no safetensors file"
         raise CheckpointError(f"{path} {cut}; download it again") from error
@@ -140,9 +185,25 @@ def _check(path: Path) -> None:
     if size != expected:
         fault = "is cut off" if size < expected else "is too long"
         raise CheckpointError(f"{path} {fault}: {size} bytes, expected {expected}; download it again")
-    if strange:
-        name, dtype = strange[0]
-        raise CheckpointError(
-            f"{path} holds {name} as {dtype} ({len(strange)} such tensors), expected {', '.join(FLOATS)}; "
-            "take a file in one of these"
-        )
+    return slots
+
+
+def _check_formats(path: Path, slots: dict[str, Slot]) -> None:
+    """Refuses tensors that hold neither floats nor a quantised matrix; its scales may be in another shard."""
+    strange = [
+        name
+        for name, slot in slots.items()
+        if slot.dtype not in FLOATS
+        and not name.endswith("position_ids")  # 0, 1, 2, ..., which old files of transformers have
+        and not (slot.dtype == "U32" and name.endswith(".weight"))
+    ]
+    if not strange:
+        return
+    name = strange[0]
+    dtype = slots[name].dtype
+    remedy = "take a file in one of these"
+    if dtype.startswith("F8"):
+        remedy = "take the file in bf16 or fp16, and quantize=8 for as little memory"
+    raise CheckpointError(
+        f"{path} holds {name} as {dtype} ({len(strange)} such tensors), expected {', '.join(FLOATS)}; {remedy}"
+    )

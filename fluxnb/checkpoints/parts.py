@@ -1,0 +1,128 @@
+"""Where the parts of a model lie on this disk, whatever their layout; reads heads of files, never weights.
+
+A part is a folder of its own (diffusers, mflux, DiffusionKit's text encoders, our own saves) or one safetensors
+file that is told by its tensor names (black-forest-labs, ComfyUI, DiffusionKit). Knows nothing of tables,
+configs or the hub.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fluxnb.checkpoints import kinds
+from fluxnb.checkpoints.files import PICKLES, read_head
+from fluxnb.errors import CheckpointError
+
+FOLDERS = {
+    "transformer": ("transformer",),
+    "vae": ("vae",),
+    "text_encoder": ("text_encoder", "clip_l"),
+    "text_encoder_2": ("text_encoder_2", "t5"),
+    "tokenizer": ("tokenizer", "tokenizer_l"),
+    "tokenizer_2": ("tokenizer_2",),
+    "scheduler": ("scheduler",),
+}
+"""Part -> what its folder may be called; the second names are those of DiffusionKit's repository."""
+
+COMFYUI = ("diffusion_models", "unet", "checkpoints"), ("vae", "text_encoders", "clip")
+"""ComfyUI's folders of models: where it looks for transformers, and for the other parts beside these."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Where each part lies: its folder, or a safetensors file that holds it; None where it is not there.
+
+    One file may hold several parts. The tokenizers and the scheduler are folders.
+    """
+
+    transformer: Path | None = None
+    vae: Path | None = None
+    text_encoder: Path | None = None
+    text_encoder_2: Path | None = None
+    tokenizer: Path | None = None
+    tokenizer_2: Path | None = None
+    scheduler: Path | None = None
+
+    def missing(self) -> tuple[str, ...]:
+        """Names the parts that are not there; without a scheduler a model can do."""
+        return tuple(name for name in FOLDERS if name != "scheduler" and getattr(self, name) is None)
+
+
+def find(path: Path) -> Parts:
+    """Finds the parts of a model.
+
+    Folders of parts come first; a weight that has none may be a file beside them, told by its tensors. For a
+    file, the parts that it does not hold are sought beside it.
+
+    Args:
+        path: a folder or a safetensors file.
+
+    Raises:
+        CheckpointError: there is nothing, a pickle, no part of a FLUX.1, several files that could be one part.
+    """
+    if not path.exists():
+        raise CheckpointError(f"there is no {path}; give the folder or the safetensors file of a FLUX.1")
+    if path.is_dir():
+        return _beside(path, Parts())
+    return _beside(path.parent, Parts(**dict.fromkeys(_held(path), path)))
+
+
+def _beside(folder: Path, parts: Parts) -> Parts:
+    """Adds the parts that lie in a folder to those that are known."""
+    for name, called in FOLDERS.items():
+        here = [folder / one for one in called if (folder / one).is_dir()]
+        if here and getattr(parts, name) is None:
+            parts = replace(parts, **{name: here[0]})
+    lacking = [name for name in kinds.WEIGHTS if getattr(parts, name) is None]
+    if not lacking:
+        return parts
+    candidates: dict[str, list[Path]] = {name: [] for name in lacking}
+    for file in _files(folder):
+        for kind in kinds.tell(_shapes(file)):
+            if kind.component in candidates:
+                candidates[kind.component].append(file)
+    for name, files in candidates.items():
+        if len(files) > 1:
+            raise CheckpointError(
+                f"{folder}: {files[0].name} and {files[1].name} can both be the {name}; "
+                + ("give the one that you mean" if name == "transformer" else "move all but one elsewhere")
+            )
+        if files:
+            parts = replace(parts, **{name: files[0]})
+    return parts
+
+
+def _files(folder: Path) -> list[Path]:
+    """Lists the safetensors files of a folder, and those of the folders that ComfyUI has beside it."""
+    transformers, others = COMFYUI
+    folders = [folder]
+    if folder.name in transformers:
+        folders += [folder.parent / other for other in others]
+    return sorted(file for one in folders for file in one.glob("*.safetensors") if file.is_file())
+
+
+def _held(file: Path) -> tuple[str, ...]:
+    """Names the parts that a file holds, at least one."""
+    if file.suffix in PICKLES:
+        raise CheckpointError(
+            f"{file} is a pickle, which can run any code, and is not opened; take the safetensors file of the "
+            "same model"
+        )
+    if file.suffix != ".safetensors":
+        raise CheckpointError(
+            f"{file} is no safetensors file; give one, or the folder of a FLUX.1 in the layout of diffusers"
+        )
+    shapes = _shapes(file)
+    held = tuple(kind.component for kind in kinds.tell(shapes))
+    if not held:
+        what = (
+            kinds.other(shapes) or f"nothing that is known (its first tensor is {min(shapes, default=None)})"
+        )
+        raise CheckpointError(f"{file} holds {what}; give the transformer of a FLUX.1-schnell or FLUX.1-dev")
+    return held
+
+
+def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """Reads names and shapes from the head of a file."""
+    return {name: slot.shape for name, slot in read_head(file).items()}
