@@ -26,7 +26,9 @@ from fluxnb.errors import (
 from fluxnb.version import __version__
 
 if TYPE_CHECKING:
+    from fluxnb.effect import Effect
     from fluxnb.flow import Step
+    from fluxnb.interventions import Intervention
     from fluxnb.maps import AttentionMap
     from fluxnb.pipeline import FluxPipeline
     from fluxnb.run import Run
@@ -38,12 +40,14 @@ __all__ = [
     "BackendError",
     "CheckpointError",
     "DownloadError",
+    "Effect",
     "FluxPipeline",
     "FluxSession",
     "FluxWidget",
     "FluxnbError",
     "FluxnbWarning",
     "InputError",
+    "Intervention",
     "PromptWarning",
     "Run",
     "Step",
@@ -53,9 +57,11 @@ __all__ = [
 
 _HOMES = {
     "AttentionMap": "fluxnb.maps",
+    "Effect": "fluxnb.effect",
     "FluxPipeline": "fluxnb.pipeline",
     "FluxSession": "fluxnb.session",
     "FluxWidget": "fluxnb.widgets",
+    "Intervention": "fluxnb.interventions",
     "Run": "fluxnb.run",
     "Step": "fluxnb.flow",
 }

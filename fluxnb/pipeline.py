@@ -62,28 +62,16 @@ class FluxPipeline(DiffusionKitCalls):
     ):
         """Loads the networks."""
         shift = None if shift is None else checks.number("shift", shift, above=0)
-<<<<<<< HEAD
-        networks = store.load(
-            model_version,
-            low_memory_mode=low_memory_mode,
-            a16=a16,
-            w16=w16,
-            quantize=quantize,
-            local_ckpt=local_ckpt,
-            revision=revision,
-        )
-        self._take(networks, shift)
-=======
         options = {
             "low_memory_mode": low_memory_mode,
             "a16": a16,
             "w16": w16,
             "quantize": quantize,
             "local_ckpt": local_ckpt,
+            "revision": revision,
         }
         self._take(store.load(model_version, **options), shift)
         self.arguments = {"model_version": model_version, "shift": shift, **options}
->>>>>>> maps
 
     @classmethod
     def from_networks(cls, networks: store.Networks, shift: float | None = None) -> FluxPipeline:

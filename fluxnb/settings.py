@@ -130,6 +130,19 @@ def _from_picture(sigmas: tuple[float, ...], denoise: float) -> tuple[float, ...
     return sigmas[skipped:]
 
 
+def check_intervention(intervention: object) -> Intervention:
+    """Returns an intervention as it is.
+
+    Raises:
+        InputError: if it is something else.
+    """
+    if not hasattr(intervention, "check") or not hasattr(intervention, "at"):
+        raise InputError(
+            f"the intervention is {intervention!r}; give one of fluxnb.interventions, such as cut('cat')"
+        )
+    return intervention
+
+
 def branch(
     entry: Entry,
     old: Settings,
@@ -161,7 +174,7 @@ def branch(
     same = {field.name: getattr(old, field.name) for field in fields(old)} | {"num_steps": old.num_steps}
     kept = {name: same.pop(name) for name in ("image", "denoise", "embedding", "intervention")}
     if intervention is not None:
-        kept["intervention"] = intervention
+        kept["intervention"] = check_intervention(intervention)
     if "prompt" in changes:
         kept["embedding"] = None
     if old.seed is None and "seed" not in changes:
