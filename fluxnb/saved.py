@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 KEY = "fluxnb_run"  # under which the head keeps the JSON
 LONGEST_HEAD = 1 << 24  # bytes
+LONGEST_LABEL = 200  # characters
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -230,12 +231,12 @@ def _saved(told: dict, tensors: dict[str, np.ndarray]) -> Saved:
         for i in range(count)
     )
     model = Model(
-        checks.text("the model's name", told["model"]["name"]),
-        _or_none(checks.text, "the model's revision", told["model"]["revision"]),
-        checks.text("the model's fingerprint", told["model"]["fingerprint"]),
+        _label("the model's name", told["model"]["name"]),
+        _or_none(_label, "the model's revision", told["model"]["revision"]),
+        _label("the model's fingerprint", told["model"]["fingerprint"]),
     )
-    fluxnb, mlx = checks.text("fluxnb", told["fluxnb"]), checks.text("mlx", told["mlx"])
-    return Saved(steps, states[-1], parts, model, fluxnb, mlx)
+    versions = [_label(f"the version of {name}", told[name]) for name in ("fluxnb", "mlx")]
+    return Saved(steps, states[-1], parts, model, *versions)
 
 
 def _part(i: int, tree: dict, tensors: dict[str, np.ndarray]) -> Part:
@@ -293,6 +294,13 @@ def _settings_from_tree(tree: dict) -> Settings:
     if unknown := set(tree) - set(read):
         raise InputError(f"its settings have {sorted(unknown)[0]}, which is unknown")
     return Settings(**read)
+
+
+def _label(name: str, value: object) -> str:
+    """Returns a text that may stand in a message: short, and without line breaks or control characters."""
+    if len(checks.text(name, value)) > LONGEST_LABEL or not value.isprintable():
+        raise InputError(f"{name} is {value[:LONGEST_LABEL]!r}, which is no name")
+    return value
 
 
 def _or_none(check: Callable, name: str, value: object, *bounds, **more) -> object:

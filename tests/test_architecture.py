@@ -26,6 +26,7 @@ FLOORS = (
     ("saved",),
     ("questions",),
     ("run",),
+    ("sweep",),
     ("session",),
     ("plots", "widgets", "commands"),
     ("cli",),

@@ -238,6 +238,22 @@ def test_a_fork_with_own_sigmas_follows_them_for_the_rest(run):
     assert fork.fork(3, shift=2.0).sigmas == (*fork.sigmas[:3], *flow.schedule(2, 2.0, start=0.45))
 
 
+def test_what_cannot_be_asked_leaves_the_run_whole(session, run):
+    half = session.start(PROMPT, seed=5)
+    half.advance()
+    steps = half.steps
+    for ask in (
+        lambda: half.fork(2),
+        lambda: half.replay(1),
+        lambda: half.replay("last"),
+        lambda: half.image(3),
+    ):
+        with pytest.raises(InputError):
+            ask()
+    assert half.steps is steps and half.children == ()
+    assert same_bits(half.finish().latents, run.latents)
+
+
 def test_every_kind_of_change_can_be_made_at_once(guided):
     fork = guided.fork(
         2,
