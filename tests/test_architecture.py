@@ -17,7 +17,7 @@ FLOORS = (
     ("model",),
     ("flow", "checkpoints", "source", "texts"),
     ("settings", "probe", "altered"),
-    ("interventions", "diffusionkit"),
+    ("interventions", "diffusionkit", "decoding"),
     ("pipeline",),
     ("given", "family", "bisection", "effect"),
     ("questions",),

@@ -6,6 +6,8 @@
     kinds.py     which component in which layout some tensors are, told from their names
     layouts.py   one table of rules per layout: names in files -> names of parameters
     files.py     safetensors files of a component -> lazy arrays, or one sentence on what is wrong with them
+    taesd.py     a tiny autoencoder for a quick look
+    linear.py    a linear fit for a quicker one
     store.py     load(): all of it together
 
 The parameters bear the names that `fluxnb.model` tells of, whatever the layout of the files.

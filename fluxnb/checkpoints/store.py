@@ -13,9 +13,10 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
 from fluxnb import backend
-from fluxnb.checkpoints import catalog, configs, layouts
+from fluxnb.checkpoints import catalog, configs, layouts, linear
 from fluxnb.checkpoints.catalog import Entry
 from fluxnb.checkpoints.files import Tensors, read_tensors
+from fluxnb.checkpoints.linear import LinearPreview
 from fluxnb.checkpoints.parts import Parts, find
 from fluxnb.errors import CheckpointError, InputError
 from fluxnb.model.clip import CLIPText
@@ -42,6 +43,7 @@ class Networks:
         clip_tokenizer: what `clip` reads by.
         t5_tokenizer: what `t5` reads by.
         entry: name and defaults; what the files say is in it.
+        linear: colours of latent cells for a quick look, None where no fit lies beside the autoencoder.
     """
 
     mmdit: MMDiT
@@ -51,6 +53,7 @@ class Networks:
     clip_tokenizer: ClipTokenizer
     t5_tokenizer: T5Tokenizer
     entry: Entry
+    linear: LinearPreview | None = None
 
 
 def load(
@@ -130,6 +133,7 @@ def _read(parts: Parts, entry: Entry, local: Path | None, w16: bool) -> Networks
         clip_tokenizer=clip_tokenizer,
         t5_tokenizer=t5_tokenizer,
         entry=entry,
+        linear=linear.read(parts.vae, vae.latent_channels),
     )
 
 
