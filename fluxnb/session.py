@@ -14,6 +14,7 @@ from functools import lru_cache, partial
 from itertools import product
 
 import mlx.core as mx
+from PIL import Image
 
 from fluxnb import flow, given, saved
 from fluxnb.checkpoints.catalog import DEMO
@@ -47,9 +48,14 @@ class FluxSession:
 
     Args:
         pipeline: What draws.
+        decoder: What the pictures of its runs are decoded by if nothing else is asked for: "vae", "taef1" or
+            "linear", see `FluxPipeline.decode`.
+
+    Raises:
+        InputError: if the pipeline is none, or has no such decoder.
     """
 
-    def __init__(self, pipeline: FluxPipeline):
+    def __init__(self, pipeline: FluxPipeline, decoder: str = "vae"):
         """Takes the pipeline as it is."""
         if not hasattr(pipeline, "velocity"):
             raise InputError(
@@ -57,12 +63,15 @@ class FluxSession:
             )
         self.pipeline = pipeline
         self.image_sides = ImageSides()
+        self.decoder = pipeline.check_decoder(decoder)
         self.encode_text = lru_cache(maxsize=TEXTS_KEPT)(pipeline.encode_text)
 
     @classmethod
-    def from_pretrained(cls, model_version: str = "fluxnb/demo", **options) -> FluxSession:
+    def from_pretrained(
+        cls, model_version: str = "fluxnb/demo", *, decoder: str = "vae", **options
+    ) -> FluxSession:
         """Loads a pipeline by name and opens a session on it; `options` are those of `FluxPipeline`."""
-        return cls(FluxPipeline(model_version, **options))
+        return cls(FluxPipeline(model_version, **options), decoder)
 
     @_Either
     def open(path: str | os.PathLike, session: FluxSession | None = None) -> Run:
@@ -128,6 +137,10 @@ class FluxSession:
     def __repr__(self) -> str:
         """Names the model."""
         return f"FluxSession({self.pipeline!r})"
+
+    def decode(self, latents: mx.array, decoder: str | None = None) -> Image.Image:
+        """Decodes latents as `FluxPipeline.decode` does, by the session's decoder if none is named."""
+        return self.pipeline.decode(latents, self.decoder if decoder is None else decoder)
 
     def start(
         self,

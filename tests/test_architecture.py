@@ -20,7 +20,7 @@ FLOORS = (
     ("interventions", "listen"),
     ("concepts", "asked"),
     ("settings", "trajectory"),
-    ("diffusionkit", "given"),
+    ("diffusionkit", "decoding", "given"),
     ("pipeline",),
     ("identity", "family", "bisection", "effect", "look"),
     ("saved",),
