@@ -14,15 +14,13 @@ from typing import Any
 
 import mlx.core as mx
 
-from fluxnb.checkpoints import configs, kinds, layouts, sizes, tables
+from fluxnb.checkpoints import configs, kinds, layouts, quantised, sizes, tables
 from fluxnb.checkpoints.configs import Settings
 from fluxnb.checkpoints.files import Tensors, read_tensors
 from fluxnb.checkpoints.kinds import Kind
 from fluxnb.checkpoints.sizes import Shapes
 from fluxnb.errors import CheckpointError, FluxnbWarning
 from fluxnb.model.config import MMDiTConfig
-
-GROUP = 64  # numbers of a quantised matrix that share a scale
 
 READERS: dict[str, tuple[Callable[[Settings], Any], Callable[[Shapes], Any]]] = {
     "transformer": (configs.mmdit, sizes.mmdit),
@@ -88,7 +86,9 @@ def identify(name: str, tensors: Tensors, config: Any = None) -> Component:
     tensors = _own(kind, tensors)
     table = tables.table(kind, tensors.arrays)
     if config is None:
-        config = READERS[name][1](Shapes(layouts.outline(table, _dense(tensors)), tensors.origin))
+        sources = quantised.gather(Tensors(dict(tensors.arrays), tensors.files, tensors.origin))
+        arrays = {name: quantised.dense(source) for name, source in sources.items()}  # never evaluated
+        config = READERS[kind.component][1](Shapes(layouts.outline(table, arrays), tensors.origin))
     if isinstance(config, MMDiTConfig):
         _check_variant(config, tensors.origin)
     if kind.layout == "diffusionkit" and tables.lacks_key_biases(tensors.arrays):
@@ -146,17 +146,6 @@ def _uncopied(tensors: Tensors) -> Tensors:
                 "again with mflux"
             )
     return Tensors(arrays, tensors.files, tensors.origin)
-
-
-def _dense(tensors: Tensors) -> dict[str, mx.array]:
-    """Gives arrays, never to be evaluated, with the shapes that the tensors have when nothing is quantised."""
-    dense = {}
-    for name, array in tensors.arrays.items():
-        scales = tensors.arrays.get(name.removesuffix("weight") + "scales")
-        if name.endswith(".weight") and array.dtype == mx.uint32 and scales is not None:
-            array = mx.zeros((*scales.shape[:-1], scales.shape[-1] * GROUP))
-        dense[name] = array
-    return dense
 
 
 def _check_variant(config: MMDiTConfig, origin: Path) -> None:

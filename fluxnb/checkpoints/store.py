@@ -103,7 +103,7 @@ def _read(parts: Parts, entry: Entry, w16: bool) -> Networks:
     t5_tokenizer = T5Tokenizer(parts.tokenizer_2, longest)
     _check_fit(entry.name, mmdit, vae, clip, t5, clip_tokenizer, t5_tokenizer)
     if entry not in catalog.ENTRIES:
-        own = {name: getattr(entry, name) for name in ("name", "licence", "places")}
+        own = {name: getattr(entry, name) for name in ("name", "licence", "places", "commit")}
         entry = replace(known(mmdit, entry), **own)
     if parts.scheduler is not None:
         entry = configs.schedule(configs.read(parts.scheduler / "scheduler_config.json"), entry)
