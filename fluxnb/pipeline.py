@@ -64,14 +64,8 @@ class FluxPipeline(Decoding, DiffusionKitCalls):
     ):
         """Loads the networks."""
         shift = None if shift is None else checks.number("shift", shift, above=0)
-        options = {
-            "low_memory_mode": low_memory_mode,
-            "a16": a16,
-            "w16": w16,
-            "quantize": quantize,
-            "local_ckpt": local_ckpt,
-            "revision": revision,
-        }
+        options = {"low_memory_mode": low_memory_mode, "a16": a16, "w16": w16, "quantize": quantize}
+        options |= {"local_ckpt": local_ckpt, "revision": revision}
         self._take(store.load(model_version, **options), shift)
         self.arguments = {"model_version": model_version, "shift": shift, **options}
         if preview is not None:

@@ -136,16 +136,17 @@ def dump(run: Run) -> bytes:
     Raises:
         InputError: if the run holds numbers that are not finite.
     """
+    steps, latents, _ = run._state  # of one moment: another thread may be advancing the run
     owners, end = [run], run.at
     while end:
         owners.append(run.owner(end - 1))
         end = owners[-1].at
     owners.reverse()
-    size = (*run.latent_size, run.latents.shape[-1])
-    velocities = [np.array(step.velocity) for step in run.steps]
+    states = [*(step.latents for step in steps), latents]
+    nothing = np.empty((0, *latents.shape[1:]), np.float32)
     tensors = {
-        "latents": np.concatenate([*(np.array(step.latents) for step in run.steps), np.array(run.latents)]),
-        "velocities": np.concatenate(velocities) if velocities else np.empty((0, *size), np.float32),
+        "latents": np.concatenate([np.array(state) for state in states]),
+        "velocities": np.concatenate([nothing, *(np.array(step.velocity) for step in steps)]),
     }
     parts = []
     for i, owner in enumerate(owners):
@@ -165,7 +166,7 @@ def dump(run: Run) -> bytes:
         "fluxnb": __version__,
         "mlx": mx.__version__,
         "model": asdict(identify(run.session.pipeline)),
-        "seconds": [step.seconds for step in run.steps],
+        "seconds": [step.seconds for step in steps],
         "parts": parts,
     }
     return safetensors.numpy.save(tensors, {KEY: json.dumps(told)})
