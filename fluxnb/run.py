@@ -204,25 +204,27 @@ class Run(Questions):
             pass
         return self
 
-    def image(self, i: int = -1, kind: str = "clean") -> Image.Image:
+    def image(self, i: int = -1, kind: str = "clean", decoder: str | None = None) -> Image.Image:
         """Decodes a picture of the run.
 
         Args:
             i: Index of a step, or as many as there are steps, or -1, for the state after the last one.
             kind: "clean", the picture that the step's straight line ends in; "noisy", the latents before it.
+            decoder: "vae", "taef1" or "linear", see `FluxPipeline.decode`; None for the session's.
 
         Raises:
-            InputError: if there is no such step or kind.
+            InputError: if there is no such step or kind, or that decoder is not there.
         """
         checks.choice("kind", kind, KINDS)
         count = len(self.steps)
         i = checks.whole("the step of an image", i, -1, count)
         i = count if i == -1 else i
         if kind == "noisy":
-            return self.session.pipeline.decode(self.latents if i == count else self.steps[i].latents)
+            latents = self.latents if i == count else self.steps[i].latents
+            return self.session.decode(latents, decoder)
         if not count:
             raise InputError("the run has made no step yet, so nothing is clean; call advance() or finish()")
-        return self.session.pipeline.decode(flow.clean(self.steps[min(i, count - 1)]))
+        return self.session.decode(flow.clean(self.steps[min(i, count - 1)]), decoder)
 
     def fork(
         self,

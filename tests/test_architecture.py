@@ -20,12 +20,13 @@ FLOORS = (
     ("interventions", "listen"),
     ("concepts", "asked"),
     ("settings", "trajectory"),
-    ("diffusionkit", "given"),
+    ("diffusionkit", "decoding", "given"),
     ("pipeline",),
     ("identity", "family", "bisection", "effect", "look"),
     ("saved",),
     ("questions",),
     ("run",),
+    ("sweep",),
     ("session",),
     ("plots", "widgets", "commands"),
     ("cli",),
@@ -204,7 +205,7 @@ def test_the_command_line_brings_in_no_networks():
 
 
 def test_pipeline_and_session_bring_in_no_widgets():
-    heavy = {"ipywidgets", "anywidget", "IPython", "matplotlib", "torch", "transformers"}
+    heavy = {"ipywidgets", "anywidget", "IPython", "matplotlib", "torch", "transformers", "huggingface_hub"}
     assert not heavy & loaded_after("from fluxnb import FluxPipeline, FluxSession")
 
 
