@@ -18,6 +18,7 @@ from fluxnb.model.config import MMDiTConfig
 from fluxnb.model.layers import Attend, attention
 from fluxnb.probe import GROUPS, Probe, Question, Tokens, resolve
 from fluxnb.texts import TextEmbedding
+from fluxnb.trust import Trust, lookup
 
 Answer = tuple[np.ndarray, np.ndarray, Mass]
 """Weights (..., h*w), those of the words (..., words), and mass."""
@@ -45,8 +46,8 @@ class Asked:
     ):
         """Finds what the probes name."""
         found = tokens(text, latent_size)
-        depth = config.depth, config.depth_single
-        self._questions = tuple(resolve(probe, found, depth, config.heads) for probe in probes)
+        self._depth = config.depth, config.depth_single
+        self._questions = tuple(resolve(probe, found, self._depth, config.heads) for probe in probes)
         shared: dict[tuple, list[Question]] = {}
         for question in self._questions:
             key = question.blocks, question.heads, question.is_row
@@ -67,7 +68,7 @@ class Asked:
             InputError: if that leaves no block to read.
         """
         readers = [(part, part.reader(present(part.questions[0].blocks, without))) for part in self._parts]
-        return Hearing(self._questions, readers, step, sigma)
+        return Hearing(self._questions, readers, step, sigma, self._depth)
 
 
 class _Part:
@@ -153,6 +154,7 @@ class Hearing:
         readers: For each part of them its reader.
         step: Index of the step that the pass belongs to.
         sigma: Its noise level.
+        depth: Numbers of the network's double and single blocks.
     """
 
     def __init__(
@@ -161,12 +163,14 @@ class Hearing:
         readers: list[tuple[_Part, Reader]],
         step: int,
         sigma: float,
+        depth: tuple[int, int],
     ):
         """Has heard nothing yet."""
         self._questions = questions
         self._readers = readers
         self._step = step
         self._sigma = sigma
+        self._depth = depth
         self._maps: tuple[AttentionMap, ...] | None = None
 
     def around(self, attend: Attend = attention, is_replay: bool = False) -> Listener:
@@ -199,8 +203,15 @@ class Hearing:
                     sigma=self._sigma,
                     words=part.words,
                     text=frozen(text),
+                    trust=self._trust(question, blocks),
                 )
         return tuple(made[id(question)] for question in self._questions)
+
+    def _trust(self, question: Question, blocks: tuple[int, ...]) -> Trust | None:
+        """Looks up what was measured of such maps: those of words, the mean over the heads."""
+        if question.heads != "mean":
+            return None
+        return lookup(question.direction, blocks, self._sigma, self._depth)
 
 
 def present(blocks: tuple[int, ...], without: frozenset[int]) -> tuple[int, ...]:
