@@ -145,7 +145,7 @@ def shape(part: Part, arrays: Mapping[str, mx.array]) -> tuple[int, ...] | None:
 
 
 def outline(table: Table, arrays: Mapping[str, mx.array]) -> Callable[[str], tuple[int, ...] | None]:
-    """Gives a function from the name of a parameter to the shape that it would have, None if it is not there."""
+    """Gives a function from a parameter's name to the shape that it would have, None if it is not there."""
 
     def shape_of(target: str) -> tuple[int, ...] | None:
         try:

@@ -1,10 +1,11 @@
-"""Configs of the networks told from the shapes of their parameters, for files that come without a config.json.
+"""Configs of the networks told from shapes of their parameters, for files that come without a config.json.
 
-What no shape tells is taken as FLUX.1 has it: RoPE turns 1/8 of a head by the first id and 7/16 by each of the
-others (16, 56 and 56 of 128 numbers), theta 10000; CLIP's heads are 64 wide and its end token is the last of its
-vocabulary; T5's farthest distance is 128; the autoencoder's norms have 32 groups, its latents scale 0.3611 and
-shift 0.1159. A file of another model with the very shapes of FLUX.1 cannot be told from it.
-Knows nothing of files or layouts: a shape is asked for by the name of our parameter.
+What no shape tells is taken as FLUX.1 has it: RoPE turns 1/8 of a head by the first id and 7/16 by each of
+the others (16, 56 and 56 of 128 numbers), theta 10000; CLIP's heads are 64 wide and its end token is the last
+of its vocabulary; T5's farthest distance is 128; the autoencoder's norms have 32 groups, its latents scale
+0.3611 and shift 0.1159. A model that has the very shapes of FLUX.1 and other such numbers (the autoencoder of
+Stable Diffusion 3 is one) cannot be told from it. Knows nothing of files or layouts: a shape is asked for by
+the name of our parameter.
 """
 
 from collections.abc import Callable
