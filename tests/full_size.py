@@ -2,7 +2,7 @@
 
 There `{0-18}` in a name stands for each of these numbers. The lists were taken from the reference code at
 full size: black-forest-labs/flux for FLUX.1-dev and the autoencoder, transformers for the files on the hub,
-mflux (`-q4`: quantised to 4 bits) and mlx-examples for theirs. DiffusionKit's is written here from its modules.
+mflux (`-q4`: quantised to 4 bits) and mlx-examples for theirs. DiffusionKit's is written here from its code.
 """
 
 import itertools

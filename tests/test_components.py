@@ -1,4 +1,4 @@
-"""One small network in each layout: the same parameters bit for bit, outputs and picture; and what is refused."""
+"""One small network in each layout: the same parameters bit for bit, outputs, picture; what is refused."""
 
 import json
 import struct
@@ -156,6 +156,13 @@ def file(written, tmp_path):
 def test_a_missing_tensor_of_a_single_file_is_named(file, name):
     change(file, **{name: None})
     refused(file, str(file), name.replace("__", "."), "missing")
+
+
+def test_a_missing_tensor_that_tells_a_size_bears_the_files_name(tmp_path):
+    folder = writers.write_mflux(tmp_path / "model", has_index=False)
+    (file,) = (f for f in folder.glob("transformer/*") if "x_embedder.weight" in mx.load(str(f)))
+    change(file, x_embedder__weight=None)
+    refused(folder, str(folder / "transformer"), "x_embedder.weight, which tells sizes", "is missing")
 
 
 def test_a_surplus_tensor_of_a_single_file_is_named(file):

@@ -88,7 +88,7 @@ def identify(name: str, tensors: Tensors, config: Any = None) -> Component:
     if config is None:
         sources = quantised.gather(Tensors(dict(tensors.arrays), tensors.files, tensors.origin))
         arrays = {name: quantised.dense(source) for name, source in sources.items()}  # never evaluated
-        config = READERS[kind.component][1](Shapes(layouts.outline(table, arrays), tensors.origin))
+        config = READERS[kind.component][1](Shapes(layouts.Outline(table, arrays), tensors.origin))
     if isinstance(config, MMDiTConfig):
         _check_variant(config, tensors.origin)
     if kind.layout == "diffusionkit" and tables.lacks_key_biases(tensors.arrays):

@@ -6,6 +6,7 @@
     t5.py clip.py  ids -> txt, ids -> vec
     vae.py         latents <-> pixels
     tokenizers.py  text -> ids, ids -> words; needs no MLX
+    spiece.py      T5's vocabulary in SentencePiece's own file
 
 The letters in comments on shapes:
 
