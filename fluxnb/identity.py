@@ -43,9 +43,15 @@ class Model:
 def identify(pipeline: FluxPipeline) -> Model:
     """Says which model a pipeline draws with; it reads some KB of its weights."""
     name = pipeline.entry.name
-    if name not in {entry.name for entry in ENTRIES} and os.path.exists(name):
+    if lies_here(name):
         name = Path(name).name  # where it lies is nobody else's concern
     return Model(name, (pipeline.arguments or {}).get("revision"), fingerprint(pipeline.networks))
+
+
+def lies_here(name: object) -> bool:
+    """Says whether what a model is called by is a path on this disk, and no name of the catalog."""
+    is_text = isinstance(name, (str, os.PathLike))
+    return is_text and name not in {entry.name for entry in ENTRIES} and os.path.exists(name)
 
 
 def fingerprint(networks: Networks) -> str:

@@ -12,12 +12,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import mlx.core as mx
-import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
-from fluxnb import checks, flow, images
+from fluxnb import checks, flow
 from fluxnb.checkpoints import store
+from fluxnb.decoding import Decoding
 from fluxnb.diffusionkit import DiffusionKitCalls
 from fluxnb.errors import InputError
 from fluxnb.flow import Step
@@ -28,7 +28,7 @@ from fluxnb.source import Source, read
 from fluxnb.texts import TextEmbedding, notes_on, warn_of_texts
 
 
-class FluxPipeline(DiffusionKitCalls):
+class FluxPipeline(Decoding, DiffusionKitCalls):
     """FLUX.1, loaded and ready; all its arrays are evaluated, so any thread may call it, one at a time.
 
     Args:
@@ -41,6 +41,7 @@ class FluxPipeline(DiffusionKitCalls):
         quantize: Bits of a weight, None for as they are.
         local_ckpt: Folder or file to take the weights from.
         revision: Branch, tag or commit of a model on the hub, None for the newest.
+        preview: Tiny autoencoder to load as well, see `load_preview`; None for none.
 
     Raises:
         UnknownModelError: if there is no such name.
@@ -59,19 +60,16 @@ class FluxPipeline(DiffusionKitCalls):
         quantize: int | None = None,
         local_ckpt: str | None = None,
         revision: str | None = None,
+        preview: str | None = None,
     ):
         """Loads the networks."""
         shift = None if shift is None else checks.number("shift", shift, above=0)
-        options = {
-            "low_memory_mode": low_memory_mode,
-            "a16": a16,
-            "w16": w16,
-            "quantize": quantize,
-            "local_ckpt": local_ckpt,
-            "revision": revision,
-        }
+        options = {"low_memory_mode": low_memory_mode, "a16": a16, "w16": w16, "quantize": quantize}
+        options |= {"local_ckpt": local_ckpt, "revision": revision}
         self._take(store.load(model_version, **options), shift)
         self.arguments = {"model_version": model_version, "shift": shift, **options}
+        if preview is not None:
+            self.load_preview(preview)
 
     @classmethod
     def from_networks(cls, networks: store.Networks, shift: float | None = None) -> FluxPipeline:
@@ -252,30 +250,6 @@ class FluxPipeline(DiffusionKitCalls):
         latents = flow.add_noise(clean, noise, settings.sigmas[0])
         mx.eval(latents)
         return latents
-
-    def encode(self, source: Source, latent_size: tuple[int, int], seed: int | None = None) -> mx.array:
-        """Encodes a picture, fitted to a size, to latents (1, H, W, C), not evaluated; undone by `decode`.
-
-        Args:
-            source: The picture.
-            latent_size: (H, W) in latent cells of 8 pixels.
-            seed: Of the sample of the autoencoder's distribution that diffusers takes; None for its mean.
-        """
-        vae = self.networks.vae
-        mean, deviation = vae.distribution(mx.array(source.pixels(latent_size)))
-        if seed is not None:
-            mean = mean + deviation * flow.noise(seed, latent_size, vae.config.latent_channels)
-        return ((mean - vae.config.shift_factor) * vae.config.scale_factor).astype(mx.float32)
-
-    def raw(self, latents: mx.array) -> mx.array:
-        """Returns latents as the autoencoder takes them."""
-        config = self.networks.vae.config
-        return latents / config.scale_factor + config.shift_factor
-
-    def decode(self, latents: mx.array) -> Image.Image:
-        """Decodes latents (1, H, W, C) to a picture of 8 H x 8 W pixels."""
-        pixels = self.networks.vae.decode(self.raw(latents))
-        return images.picture(np.array(pixels.astype(mx.float32)))  # (1, 8H, 8W, 3)
 
     def denoise(
         self,

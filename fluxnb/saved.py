@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 KEY = "fluxnb_run"  # under which the head keeps the JSON
 LONGEST_HEAD = 1 << 24  # bytes
+LONGEST_LABEL = 200  # characters
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -135,16 +136,17 @@ def dump(run: Run) -> bytes:
     Raises:
         InputError: if the run holds numbers that are not finite.
     """
+    steps, latents, _ = run._state  # of one moment: another thread may be advancing the run
     owners, end = [run], run.at
     while end:
         owners.append(run.owner(end - 1))
         end = owners[-1].at
     owners.reverse()
-    size = (*run.latent_size, run.latents.shape[-1])
-    velocities = [np.array(step.velocity) for step in run.steps]
+    states = [*(step.latents for step in steps), latents]
+    nothing = np.empty((0, *latents.shape[1:]), np.float32)
     tensors = {
-        "latents": np.concatenate([*(np.array(step.latents) for step in run.steps), np.array(run.latents)]),
-        "velocities": np.concatenate(velocities) if velocities else np.empty((0, *size), np.float32),
+        "latents": np.concatenate([np.array(state) for state in states]),
+        "velocities": np.concatenate([nothing, *(np.array(step.velocity) for step in steps)]),
     }
     parts = []
     for i, owner in enumerate(owners):
@@ -164,7 +166,7 @@ def dump(run: Run) -> bytes:
         "fluxnb": __version__,
         "mlx": mx.__version__,
         "model": asdict(identify(run.session.pipeline)),
-        "seconds": [step.seconds for step in run.steps],
+        "seconds": [step.seconds for step in steps],
         "parts": parts,
     }
     return safetensors.numpy.save(tensors, {KEY: json.dumps(told)})
@@ -230,12 +232,12 @@ def _saved(told: dict, tensors: dict[str, np.ndarray]) -> Saved:
         for i in range(count)
     )
     model = Model(
-        checks.text("the model's name", told["model"]["name"]),
-        _or_none(checks.text, "the model's revision", told["model"]["revision"]),
-        checks.text("the model's fingerprint", told["model"]["fingerprint"]),
+        _label("the model's name", told["model"]["name"]),
+        _or_none(_label, "the model's revision", told["model"]["revision"]),
+        _label("the model's fingerprint", told["model"]["fingerprint"]),
     )
-    fluxnb, mlx = checks.text("fluxnb", told["fluxnb"]), checks.text("mlx", told["mlx"])
-    return Saved(steps, states[-1], parts, model, fluxnb, mlx)
+    versions = [_label(f"the version of {name}", told[name]) for name in ("fluxnb", "mlx")]
+    return Saved(steps, states[-1], parts, model, *versions)
 
 
 def _part(i: int, tree: dict, tensors: dict[str, np.ndarray]) -> Part:
@@ -293,6 +295,13 @@ def _settings_from_tree(tree: dict) -> Settings:
     if unknown := set(tree) - set(read):
         raise InputError(f"its settings have {sorted(unknown)[0]}, which is unknown")
     return Settings(**read)
+
+
+def _label(name: str, value: object) -> str:
+    """Returns a text that may stand in a message: short, and without line breaks or control characters."""
+    if len(checks.text(name, value)) > LONGEST_LABEL or not value.isprintable():
+        raise InputError(f"{name} is {value[:LONGEST_LABEL]!r}, which is no name")
+    return value
 
 
 def _or_none(check: Callable, name: str, value: object, *bounds, **more) -> object:

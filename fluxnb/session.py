@@ -8,12 +8,15 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
 from dataclasses import replace
 from functools import lru_cache, partial
+from itertools import product
 
 import mlx.core as mx
+from PIL import Image
 
-from fluxnb import given, saved
+from fluxnb import flow, given, saved
 from fluxnb.checkpoints.catalog import DEMO
 from fluxnb.concepts import ImageSides
 from fluxnb.errors import FluxnbWarning, InputError
@@ -23,6 +26,7 @@ from fluxnb.probe import Probe
 from fluxnb.run import Run
 from fluxnb.settings import fill_in, warn_of_no_effect
 from fluxnb.source import read
+from fluxnb.sweep import Sweep, several, sweep
 from fluxnb.version import __version__
 
 
@@ -44,9 +48,14 @@ class FluxSession:
 
     Args:
         pipeline: What draws.
+        decoder: What the pictures of its runs are decoded by if nothing else is asked for: "vae", "taef1" or
+            "linear", see `FluxPipeline.decode`.
+
+    Raises:
+        InputError: if the pipeline is none, or has no such decoder.
     """
 
-    def __init__(self, pipeline: FluxPipeline):
+    def __init__(self, pipeline: FluxPipeline, decoder: str = "vae"):
         """Takes the pipeline as it is."""
         if not hasattr(pipeline, "velocity"):
             raise InputError(
@@ -54,12 +63,15 @@ class FluxSession:
             )
         self.pipeline = pipeline
         self.image_sides = ImageSides()
+        self.decoder = pipeline.check_decoder(decoder)
         self.encode_text = lru_cache(maxsize=TEXTS_KEPT)(pipeline.encode_text)
 
     @classmethod
-    def from_pretrained(cls, model_version: str = "fluxnb/demo", **options) -> FluxSession:
+    def from_pretrained(
+        cls, model_version: str = "fluxnb/demo", *, decoder: str = "vae", **options
+    ) -> FluxSession:
         """Loads a pipeline by name and opens a session on it; `options` are those of `FluxPipeline`."""
-        return cls(FluxPipeline(model_version, **options))
+        return cls(FluxPipeline(model_version, **options), decoder)
 
     @_Either
     def open(path: str | os.PathLike, session: FluxSession | None = None) -> Run:
@@ -88,13 +100,10 @@ class FluxSession:
                     "load it and call session.open(path), or look at fluxnb.saved.read(path) without"
                 )
             session = FluxSession.from_pretrained(DEMO.name)
-        run, warning = session._resume(held, str(path))
-        if warning:
-            warnings.warn(warning, FluxnbWarning, stacklevel=2)
-        return run
+        return session.resume(held, str(path))
 
-    def _resume(self, held: saved.Saved, origin: str) -> tuple[Run, str | None]:
-        """Makes a run of what was saved, and says what is other here, if anything is."""
+    def resume(self, held: saved.Saved, origin: str = "the run") -> Run:
+        """Makes a run of what was saved; warns and raises as `open`, where `origin` is what is spoken of."""
         here, networks = identify(self.pipeline), self.pipeline.networks
         wants = {"latents": networks.vae.config.latent_channels}
         widths = {"latents": held.latents.shape[-1]}
@@ -112,20 +121,26 @@ class FluxSession:
             latents = held.steps[end].latents if end < len(held.steps) else held.latents
             run = Run(self, part.settings, latents, held.steps[:end], run, part.at, part.text)
         if held.model.fingerprint != here.fingerprint:
-            return run, (
+            message = (
                 f"{origin} was drawn by {held.model}, and {here} is at hand: the latents are as they were, "
                 "pictures and steps made again are not"
             )
-        if (held.fluxnb, held.mlx) != (__version__, mx.__version__):
-            return run, (
+            warnings.warn(message, FluxnbWarning, stacklevel=3)
+        elif (held.fluxnb, held.mlx) != (__version__, mx.__version__):
+            message = (
                 f"{origin} was drawn with fluxnb {held.fluxnb} and MLX {held.mlx}, here are {__version__} "
                 f"and {mx.__version__}: steps made again may differ in the last bits"
             )
-        return run, None
+            warnings.warn(message, FluxnbWarning, stacklevel=3)
+        return run
 
     def __repr__(self) -> str:
         """Names the model."""
         return f"FluxSession({self.pipeline!r})"
+
+    def decode(self, latents: mx.array, decoder: str | None = None) -> Image.Image:
+        """Decodes latents as `FluxPipeline.decode` does, by the session's decoder if none is named."""
+        return self.pipeline.decode(latents, self.decoder if decoder is None else decoder)
 
     def start(
         self,
@@ -203,3 +218,66 @@ class FluxSession:
         run = Run(self, settings, latents, text=text, source=source, probes=probes)
         warn_of_texts(run.text, run.negative)
         return run
+
+    def sweep(
+        self,
+        prompts: str | Iterable[str],
+        seeds: int | Iterable[int] = 0,
+        shifts: float | Iterable[float | None] | None = None,
+        *,
+        num_steps: int | None = None,
+        sigmas: Iterable[float] | None = None,
+        guidance: float | None = None,
+        cfg_weight: float | None = None,
+        negative_text: str = "",
+        latent_size: tuple[int, int] | None = None,
+        executor: Executor | None = None,
+    ) -> Sweep:
+        """Draws all combinations of prompts, shifts and seeds, with a progress bar.
+
+        What fails is kept in `failures`, with a warning, and the others go on; Ctrl-C ends it with the runs
+        that are finished.
+
+        Args:
+            prompts: One or several.
+            seeds: One or several; they change first.
+            shifts: One or several, None for the model's own; they change before the prompts.
+            num_steps: Of all runs, as for `start`, like the five below.
+            sigmas: Noise levels in place of `num_steps` and `shifts`.
+            guidance: Guidance strength.
+            cfg_weight: Weight of CFG.
+            negative_text: What CFG leads away from.
+            latent_size: (H, W) in latent cells.
+            executor: One of `concurrent.futures`, or alike, whose workers draw, see `fluxnb.sweep`; None to
+                draw here, one after the other.
+
+        Returns:
+            The runs, in order: the seeds of the first shift of the first prompt come first.
+
+        Raises:
+            InputError: if an argument is none that can be drawn with, or the executor's workers cannot draw.
+        """
+        sigmas = None if sigmas is None else flow.own_schedule(sigmas)
+        axes = [several("prompts", prompts), several("shifts", shifts), several("seeds", seeds)]
+        wanted = tuple(
+            fill_in(
+                self.pipeline.entry,
+                prompt,
+                seed=seed,
+                num_steps=num_steps,
+                shift=shift,
+                sigmas=sigmas,
+                guidance=guidance,
+                cfg_weight=cfg_weight,
+                negative_text=negative_text,
+                latent_size=latent_size,
+            )
+            for prompt, shift, seed in product(*axes)
+        )
+        warn_of_no_effect(self.pipeline.entry, wanted[0], guidance, negative_text)
+        drawn = sweep(self, wanted, executor)
+        for run in {run.prompt: run for run in drawn}.values():
+            warn_of_texts(run.text, run.negative)
+        if drawn.complaint:
+            warnings.warn(drawn.complaint, FluxnbWarning, stacklevel=2)
+        return drawn

@@ -136,7 +136,7 @@ def check_intervention(intervention: object) -> Intervention:
     Raises:
         InputError: if it is something else.
     """
-    if not hasattr(intervention, "check") or not hasattr(intervention, "at"):
+    if not isinstance(intervention, Intervention):
         raise InputError(
             f"the intervention is {intervention!r}; give one of fluxnb.interventions, such as cut('cat')"
         )
@@ -168,8 +168,6 @@ def branch(
     Raises:
         InputError: if one of them is none that can be drawn with.
     """
-    if intervention is not None and not isinstance(intervention, Intervention):
-        raise InputError(f"intervention is {intervention!r}; give one, e.g. fluxnb.interventions.cut('cat')")
     changes = {name: value for name, value in changes.items() if value is not None}
     same = {field.name: getattr(old, field.name) for field in fields(old)} | {"num_steps": old.num_steps}
     kept = {name: same.pop(name) for name in ("image", "denoise", "embedding", "intervention")}

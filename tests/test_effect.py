@@ -117,7 +117,7 @@ def test_a_rank_correlation_by_hand():
 
 
 def test_a_fork_with_what_is_no_intervention_is_refused(run):
-    with pytest.raises(InputError, match="the intervention is 'cat'; give one of"):
+    with pytest.raises(InputError, match="intervention is 'cat'; give one"):
         run.fork(1, intervention="cat")
 
 

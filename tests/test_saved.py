@@ -255,6 +255,8 @@ def test_what_is_no_saved_run_is_one_error(path, session, tmp_path):
         (lambda told: told["parts"][1]["settings"].update(intervention="[3]"), "no saved intervention"),
         (lambda told: told.update(model="demo"), "is damaged"),
         (lambda told: told["model"].update(name=None), "the model's name is None"),
+        (lambda told: told["model"].update(name="\x1b[2J"), r"name is '\\x1b\[2J', which is no name"),
+        (lambda told: told.update(mlx="9" * 201), "the version of mlx is '9+', which is no name"),
     ],
 )
 def test_a_head_that_cannot_be_is_one_error(path, session, change, message):

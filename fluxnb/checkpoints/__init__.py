@@ -14,6 +14,8 @@
     components.py  all of this for one part: config, table, tensors
     files.py     safetensors files of a component -> lazy arrays, or one sentence on what is wrong with them
     footprint.py what a model takes on the disk and in memory
+    taesd.py     a tiny autoencoder for a quick look
+    linear.py    a linear fit for a quicker one
     store.py     load(): all of it together
 
 The parameters bear the names that `fluxnb.model` tells of, whatever the layout of the files.

@@ -82,8 +82,8 @@ def _bytes(
 
     Args:
         shapes: of the parameters, by name.
-        bits: of a number; below 16 for matrices alone, with a scale and a bias of 16 bits for each group.
-        width: bits of all other numbers then.
+        bits: of a number; below 16 for matrices alone.
+        width: bits of all other numbers then, with a scale and a bias for each group of a matrix.
         within: how the names of these matrices begin.
     """
     if bits >= 16:
@@ -91,5 +91,5 @@ def _bytes(
     size = 0
     for name, shape in shapes.items():
         in_groups = len(shape) == 2 and shape[-1] % layers.GROUP == 0 and name.startswith(within)
-        size += prod(shape) * (bits + 32 / layers.GROUP if in_groups else width) / 8
+        size += prod(shape) * (bits + 2 * width / layers.GROUP if in_groups else width) / 8
     return round(size)

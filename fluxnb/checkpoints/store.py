@@ -11,9 +11,10 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from fluxnb import backend
-from fluxnb.checkpoints import catalog, components, configs, kinds
+from fluxnb.checkpoints import catalog, components, configs, kinds, linear
 from fluxnb.checkpoints.catalog import Entry
 from fluxnb.checkpoints.fill import fill
+from fluxnb.checkpoints.linear import LinearPreview
 from fluxnb.checkpoints.parts import Parts
 from fluxnb.checkpoints.sources import locate
 from fluxnb.errors import CheckpointError, InputError
@@ -40,6 +41,7 @@ class Networks:
         clip_tokenizer: what `clip` reads by.
         t5_tokenizer: what `t5` reads by.
         entry: name and defaults; what the files say is in it.
+        linear: colours of latent cells for a quick look, None where no fit lies beside the autoencoder.
     """
 
     mmdit: MMDiT
@@ -49,6 +51,7 @@ class Networks:
     clip_tokenizer: ClipTokenizer
     t5_tokenizer: T5Tokenizer
     entry: Entry
+    linear: LinearPreview | None = None
 
 
 def load(
@@ -103,7 +106,7 @@ def _read(parts: Parts, entry: Entry, w16: bool) -> Networks:
     t5_tokenizer = T5Tokenizer(parts.tokenizer_2, longest)
     _check_fit(entry.name, mmdit, vae, clip, t5, clip_tokenizer, t5_tokenizer)
     if entry not in catalog.ENTRIES:
-        own = {name: getattr(entry, name) for name in ("name", "licence", "places")}
+        own = {name: getattr(entry, name) for name in ("name", "licence", "places", "commit")}
         entry = replace(known(mmdit, entry), **own)
     if parts.scheduler is not None:
         entry = configs.schedule(configs.read(parts.scheduler / "scheduler_config.json"), entry)
@@ -122,6 +125,7 @@ def _read(parts: Parts, entry: Entry, w16: bool) -> Networks:
         clip_tokenizer=clip_tokenizer,
         t5_tokenizer=t5_tokenizer,
         entry=entry,
+        linear=linear.read(parts.vae, vae.latent_channels),
     )
 
 

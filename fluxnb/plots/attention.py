@@ -36,7 +36,7 @@ def maps(
 
     Args:
         run: That they are of.
-        maps: One or several of `Run.attention`, or those of `Run.concepts`, over the picture of their last step.
+        maps: One or several of `Run.attention`; or those of `Run.concepts`, over their last step.
         kind: Of picture, "clean" or "noisy".
         same_scale: Whether one colour stands for one share in all panels; else each has its own brightest.
         opacity: Of the map, 0 to 1.

@@ -27,11 +27,10 @@ def tree(tree: Tree | Run, count: int = 5) -> Figure:
     longest = max(len(branch.run.steps) for branch in tree.branches)
     if not longest or count < 2:
         raise InputError(
-            f"{longest} steps and count {count!r} make no tree; it takes a run with steps and at least 2 columns"
+            f"{longest} steps and count {count!r} make no tree; it takes a step and 2 columns at least"
         )
-    steps = sorted(
-        {round(i * longest / (count - 1)) for i in range(count)}
-    )  # `longest`: the state after the end
+    # `longest` stands for the state after the last step
+    steps = sorted({round(i * longest / (count - 1)) for i in range(count)})
     figure, grid = panels(len(tree.branches), len(steps), (PANEL, PANEL + 0.3))
     figure.get_layout_engine().set(w_pad=0.08)
     first = []  # column of each run's first own picture

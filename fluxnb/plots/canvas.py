@@ -1,4 +1,4 @@
-"""What all figures share: panels on a grid, colours and hatches that every eye can tell apart; knows no runs."""
+"""What all figures share: panels, colours and hatches that every eye can tell apart; knows no runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
-"""Those of Okabe and Ito (2008), told apart with every kind of colour vision; black is left to the letters."""
+"""Those of Okabe and Ito (2008), told apart by every kind of eye; their black is left to the letters."""
 
 HATCHES = ("", "//", "..", "\\\\", "xx", "--", "++")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -40,7 +40,7 @@ def show(axes: Axes, picture: Image.Image | np.ndarray, title: str = "", **optio
 
 
 def styles():
-    """Gives for one line or bar after the other its colour, marker and hatch; 49 differ before one returns."""
+    """Gives line after line, bar after bar a colour, a marker and a hatch; 49 differ before one returns."""
     for i, colour in zip(count(), cycle(COLOURS)):
         j = (i + i // len(COLOURS)) % len(MARKERS)
         yield colour, MARKERS[j], HATCHES[j]

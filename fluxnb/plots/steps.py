@@ -90,7 +90,7 @@ def filmstrip(run: Run, count: int = 6, kinds: Iterable[str] = ("clean", "noisy"
 
 
 def _differences(run: Run, steps: list[int]) -> tuple[list[np.ndarray], dict, str]:
-    """Returns how far each step's clean picture is from the last one's, (H, W), 0..255, and how to show it."""
+    """Returns how far the clean pictures are from the last one, each (H, W), 0..255, and how to show it."""
     final = np.asarray(run.image(len(run.steps) - 1), np.float32)
     away = [np.abs(np.asarray(run.image(i), np.float32) - final).mean(axis=-1) for i in steps]
     largest = max(one.max() for one in away)
@@ -102,10 +102,10 @@ def _differences(run: Run, steps: list[int]) -> tuple[list[np.ndarray], dict, st
 
 
 def trajectory(way: Trajectory) -> Figure:
-    """Draws the way of a run in the plane where most of it happens, and its speed and turns step by step.
+    """Draws the way of a run in the plane where most of it happens, and its speed and turns by steps.
 
-    Left, the states from noise to picture and the clean picture that each step's straight line ends in, joined
-    by thin lines; the axes are equal. Right, the length of the velocity and the turn from one to the next.
+    Left, the states from noise to picture, and the clean picture that each step's straight line ends in,
+    joined by thin lines; one scale for both axes. Right, the length of the velocity, and its turns.
 
     Args:
         way: As `Run.trajectory` returns it.

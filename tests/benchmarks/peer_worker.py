@@ -201,8 +201,8 @@ class Torch:
 
     def versions(self) -> str:
         """Says what computes."""
-        torch = self.torch
-        return f"diffusers {self.diffusers.__version__}, torch {torch.__version__}, {torch.get_num_threads()} threads"
+        versions = f"diffusers {self.diffusers.__version__}, torch {self.torch.__version__}"
+        return f"{versions}, {self.torch.get_num_threads()} threads"
 
     def diffusers_blocks(self):
         """Returns diffusers' forward pass, on fluxnb's weights, mapped from their file."""
