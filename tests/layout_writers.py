@@ -1,8 +1,8 @@
 """One small FLUX.1 in every layout that people have, written by code that knows nothing of our tables.
 
-The networks are small, but of a kind that the shapes of their tensors tell without a config.json: CLIP's heads
-are 64 wide, the norms have 32 groups, an end token ends the vocabulary. All rows are multiples of 64, so that
-every matrix can be quantised. Source of the names: the reference code of each layout, see full_size.py.
+The networks are small, but of a kind that shapes of tensors tell without a config.json: heads of CLIP are 64
+wide, norms have 32 groups, an end token ends the vocabulary. Rows are multiples of 64, so that every matrix
+can be quantised. Source of the names: the reference code of each layout, see full_size.py.
 """
 
 import json
