@@ -23,6 +23,7 @@ from fluxnb.errors import (
     PromptWarning,
     UnknownModelError,
 )
+from fluxnb.version import __version__
 
 if TYPE_CHECKING:
     from fluxnb.flow import Step
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from fluxnb.run import Run
     from fluxnb.session import FluxSession
     from fluxnb.widgets import FluxWidget
-
-__version__ = "0.1.0"
 
 __all__ = [
     "AttentionMap",

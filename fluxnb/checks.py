@@ -103,6 +103,19 @@ def latent_size(value: object) -> tuple[int, int]:
     return height, width
 
 
+def cells(name: str, value: object) -> int:
+    """Returns a side in pixels, a multiple of 16, as latent cells of 8 pixels.
+
+    Raises:
+        InputError: if it is none; the message names the nearest that are.
+    """
+    pixels = whole(name, value, low=16)
+    if pixels % 16:
+        below = pixels - pixels % 16
+        raise InputError(f"{name} {pixels} is not a multiple of 16; try {below} or {below + 16}")
+    return pixels // 8
+
+
 def _between(low: int | None, high: int | None) -> str:
     """Spells a range for a message."""
     if low is None and high is None:

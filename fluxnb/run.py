@@ -20,10 +20,10 @@ from fluxnb.errors import InputError
 from fluxnb.flow import Step
 from fluxnb.model.layers import Attend
 from fluxnb.model.tokenizers import Word
-from fluxnb.pipeline import TextEmbedding, warn_of_texts
 from fluxnb.probe import AttentionMap
 from fluxnb.questions import Questions
 from fluxnb.settings import Intervention, Settings, branch, warn_of_no_effect
+from fluxnb.texts import TextEmbedding, warn_of_texts
 
 if TYPE_CHECKING:
     from fluxnb.session import FluxSession

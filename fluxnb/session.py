@@ -11,10 +11,11 @@ from functools import lru_cache
 
 from fluxnb import given
 from fluxnb.errors import InputError
-from fluxnb.pipeline import FluxPipeline, warn_of_texts
+from fluxnb.pipeline import FluxPipeline
 from fluxnb.run import Run
 from fluxnb.settings import fill_in, warn_of_no_effect
 from fluxnb.source import read
+from fluxnb.texts import warn_of_texts
 
 TEXTS_KEPT = 32  # embeddings; 8 MB each for FLUX.1-dev
 

@@ -12,12 +12,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "fluxnb"
 FLOORS = (
-    ("errors",),
-    ("images", "checks", "backend"),
+    ("errors", "version"),
+    ("images", "checks", "disk", "backend"),
     ("model",),
     ("flow", "checkpoints", "source", "texts"),
     ("settings", "probe", "altered"),
-    ("interventions", "diffusionkit"),
+    ("interventions", "recipe"),
+    ("drawing",),
+    ("diffusionkit",),
     ("pipeline",),
     ("given", "family", "bisection", "effect"),
     ("questions",),
@@ -31,7 +33,7 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 MAY_SEE = {  # rooms that see less than all the floors below them
     "model": {"errors", "checks", "backend"},
     "widgets": {"errors", "checks", "images", "probe", "run", "session"},
-    "cli": {"errors", "commands"},
+    "cli": {"errors", "version", "commands"},
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
