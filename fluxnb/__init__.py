@@ -26,9 +26,11 @@ from fluxnb.errors import (
 from fluxnb.version import __version__
 
 if TYPE_CHECKING:
+    from fluxnb.effect import Effect
     from fluxnb.flow import Step
+    from fluxnb.interventions import Intervention
+    from fluxnb.maps import AttentionMap
     from fluxnb.pipeline import FluxPipeline
-    from fluxnb.probe import AttentionMap
     from fluxnb.run import Run
     from fluxnb.session import FluxSession
     from fluxnb.widgets import FluxWidget
@@ -38,12 +40,14 @@ __all__ = [
     "BackendError",
     "CheckpointError",
     "DownloadError",
+    "Effect",
     "FluxPipeline",
     "FluxSession",
     "FluxWidget",
     "FluxnbError",
     "FluxnbWarning",
     "InputError",
+    "Intervention",
     "PromptWarning",
     "Run",
     "Step",
@@ -52,10 +56,12 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AttentionMap": "fluxnb.probe",
+    "AttentionMap": "fluxnb.maps",
+    "Effect": "fluxnb.effect",
     "FluxPipeline": "fluxnb.pipeline",
     "FluxSession": "fluxnb.session",
     "FluxWidget": "fluxnb.widgets",
+    "Intervention": "fluxnb.interventions",
     "Run": "fluxnb.run",
     "Step": "fluxnb.flow",
 }

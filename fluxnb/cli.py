@@ -10,11 +10,11 @@ import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
-from fluxnb.commands import generate, lab
+from fluxnb.commands import generate, lab, models
 from fluxnb.errors import FluxnbError, FluxnbWarning
 from fluxnb.version import __version__
 
-COMMANDS = (lab, generate)
+COMMANDS = (lab, generate, models)
 """In the order of `fluxnb --help`. Each module has `register(commands)`."""
 
 

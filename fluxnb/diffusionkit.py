@@ -77,7 +77,7 @@ class DiffusionKitCalls:
 
     def decode_latents_to_image(self, x_t: mx.array) -> mx.array:
         """Decodes raw latents (B, H, W, C) to pixels in 0..1, (B, 8 H, 8 W, 3), evaluated."""
-        pixels = mx.clip(self.networks.vae.decode(x_t) / 2 + 0.5, 0, 1)
+        pixels = mx.clip(self.pixels(x_t) / 2 + 0.5, 0, 1)
         mx.eval(pixels)
         return pixels
 

@@ -28,7 +28,7 @@ def draw(
     pipeline: FluxPipeline, settings: Settings, source: Source | None, verbose: bool
 ) -> tuple[Image.Image, dict]:
     """Draws a picture, see `FluxPipeline.draw`; called by what the user called, whose line warnings name."""
-    recipe = write_down(pipeline.entry, pipeline.loading, settings)
+    recipe = write_down(pipeline.entry, pipeline.arguments or {}, settings)
     start, log = time.perf_counter(), {"seed": settings.seed, "recipe": recipe}
     with _logged(log, "text_encoding"):
         text = pipeline.encode_text(settings.prompt)

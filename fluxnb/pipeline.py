@@ -7,40 +7,45 @@ Letters: see `fluxnb.model`. Latents are float32, (1, H, W, C), normalised as th
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import mlx.core as mx
-import numpy as np
 from PIL import Image
 
-from fluxnb import checks, flow, images
+from fluxnb import checks, flow
 from fluxnb.checkpoints import store
+from fluxnb.decoding import Decoding
 from fluxnb.diffusionkit import DiffusionKitCalls
 from fluxnb.drawing import draw
 from fluxnb.errors import InputError
 from fluxnb.flow import Step
 from fluxnb.model import mmdit
 from fluxnb.model.layers import Attend, attention
-from fluxnb.recipe import Loading
 from fluxnb.settings import Settings, fill_in, warn_of_no_effect
 from fluxnb.source import Source, read
 from fluxnb.texts import TextEmbedding, notes_on
 
 
-class FluxPipeline(DiffusionKitCalls):
+class FluxPipeline(Decoding, DiffusionKitCalls):
     """FLUX.1, loaded and ready; all its arrays are evaluated, so any thread may call it, one at a time.
 
     Args:
-        model_version: Name in the catalog, e.g. "fluxnb/demo", which needs no network.
+        model_version: Name in the catalog, e.g. "fluxnb/demo", which needs no network; any "owner/name" on
+            the hub, which is downloaded as far as it is not in the cache; or the path of a folder or file.
         shift: Static shift of every run that names none; None for the model's own.
         low_memory_mode: See `checkpoints.store.load`, as for the four below.
         a16: Activations in 16 bits.
         w16: Weights in 16 bits.
         quantize: Bits of a weight, None for as they are.
         local_ckpt: Folder or file to take the weights from.
+        revision: Branch, tag or commit of a model on the hub, None for the newest.
+        preview: Tiny autoencoder to load as well, see `load_preview`; None for none.
 
     Raises:
         UnknownModelError: if there is no such name.
+        InputError: if there is no such revision.
+        DownloadError: if the model cannot be had from the hub.
         CheckpointError: if the files are none of that model.
     """
 
@@ -53,32 +58,29 @@ class FluxPipeline(DiffusionKitCalls):
         w16: bool = False,
         quantize: int | None = None,
         local_ckpt: str | None = None,
+        revision: str | None = None,
+        preview: str | None = None,
     ):
         """Loads the networks."""
         shift = None if shift is None else checks.number("shift", shift, above=0)
-        networks = store.load(
-            model_version,
-            low_memory_mode=low_memory_mode,
-            a16=a16,
-            w16=w16,
-            quantize=quantize,
-            local_ckpt=local_ckpt,
-        )
-        self._take(
-            networks, shift, Loading(low_memory_mode=low_memory_mode, a16=a16, w16=w16, quantize=quantize)
-        )
+        options = {"low_memory_mode": low_memory_mode, "a16": a16, "w16": w16, "quantize": quantize}
+        options |= {"local_ckpt": local_ckpt, "revision": revision}
+        self._take(store.load(model_version, **options), shift)
+        self.arguments = {"model_version": model_version, "shift": shift, **options}
+        if preview is not None:
+            self.load_preview(preview)
 
     @classmethod
     def from_networks(cls, networks: store.Networks, shift: float | None = None) -> FluxPipeline:
         """Makes a pipeline of networks that are there already, all their parameters evaluated."""
         pipeline = cls.__new__(cls)
-        pipeline._take(networks, None if shift is None else checks.number("shift", shift, above=0), Loading())
+        pipeline._take(networks, None if shift is None else checks.number("shift", shift, above=0))
         return pipeline
 
-    def _take(self, networks: store.Networks, shift: float | None, loading: Loading) -> None:
-        """Keeps the networks, how they were loaded, and their defaults with the shift that is wished."""
+    def _take(self, networks: store.Networks, shift: float | None) -> None:
+        """Keeps the networks, and their defaults with the shift that is wished."""
+        self.arguments: dict[str, object] | None = None  # that load it again; None if it was not loaded
         self.networks = networks
-        self.loading = loading
         self.entry = networks.entry if shift is None else replace(networks.entry, shift=shift)
 
     def __repr__(self) -> str:
@@ -180,6 +182,7 @@ class FluxPipeline(DiffusionKitCalls):
         text: TextEmbedding,
         negative: TextEmbedding | None,
         attend: Attend | None = None,
+        hear: Callable[[Attend], Attend] | None = None,
     ) -> mx.array:
         """Returns the velocity that step `index` of a run takes or would take, not evaluated.
 
@@ -191,21 +194,15 @@ class FluxPipeline(DiffusionKitCalls):
             text: What to draw.
             negative: Text that CFG leads away from, None for one pass.
             attend: Attention of the pass with the prompt, in place of the settings' intervention.
+            hear: Puts a listener around it.
         """
         without = frozenset()
         if attend is None and settings.intervention is not None:
             config = self.networks.mmdit.config
             attend, without = settings.intervention.at(index, text.words, text.txt.shape[1], config)
-        return self.velocity(
-            latents,
-            sigma,
-            text,
-            settings.guidance,
-            negative,
-            settings.cfg_weight,
-            attend or attention,
-            without,
-        )
+        attend = attend or attention
+        cfg = settings.guidance, negative, settings.cfg_weight
+        return self.velocity(latents, sigma, text, *cfg, hear(attend) if hear else attend, without)
 
     def step(
         self,
@@ -214,11 +211,12 @@ class FluxPipeline(DiffusionKitCalls):
         settings: Settings,
         text: TextEmbedding,
         negative: TextEmbedding | None,
+        hear: Callable[[Attend], Attend] | None = None,
     ) -> Step:
-        """Makes step `index` of a run from the latents before it, evaluated."""
+        """Makes step `index` of a run from the latents before it, evaluated; `hear`: see `velocity_at`."""
         start = time.perf_counter()
         sigma, sigma_next = settings.sigmas[index : index + 2]
-        velocity = self.velocity_at(index, latents, sigma, settings, text, negative)
+        velocity = self.velocity_at(index, latents, sigma, settings, text, negative, hear=hear)
         mx.eval(velocity)
         return Step(index, sigma, sigma_next, latents, velocity, time.perf_counter() - start)
 
@@ -251,30 +249,6 @@ class FluxPipeline(DiffusionKitCalls):
         latents = flow.add_noise(clean, noise, settings.sigmas[0])
         mx.eval(latents)
         return latents
-
-    def encode(self, source: Source, latent_size: tuple[int, int], seed: int | None = None) -> mx.array:
-        """Encodes a picture, fitted to a size, to latents (1, H, W, C), not evaluated; undone by `decode`.
-
-        Args:
-            source: The picture.
-            latent_size: (H, W) in latent cells of 8 pixels.
-            seed: Of the sample of the autoencoder's distribution that diffusers takes; None for its mean.
-        """
-        vae = self.networks.vae
-        mean, deviation = vae.distribution(mx.array(source.pixels(latent_size)))
-        if seed is not None:
-            mean = mean + deviation * flow.noise(seed, latent_size, vae.config.latent_channels)
-        return ((mean - vae.config.shift_factor) * vae.config.scale_factor).astype(mx.float32)
-
-    def raw(self, latents: mx.array) -> mx.array:
-        """Returns latents as the autoencoder takes them."""
-        config = self.networks.vae.config
-        return latents / config.scale_factor + config.shift_factor
-
-    def decode(self, latents: mx.array) -> Image.Image:
-        """Decodes latents (1, H, W, C) to a picture of 8 H x 8 W pixels."""
-        pixels = self.networks.vae.decode(self.raw(latents))
-        return images.picture(np.array(pixels.astype(mx.float32)))  # (1, 8H, 8W, 3)
 
     def generate_image(
         self,

@@ -17,17 +17,17 @@ from __future__ import annotations
 
 import json
 import os
-import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import mlx.core as mx
 from PIL import Image
 
-from fluxnb import checks, disk, flow, images
+from fluxnb import checks, disk, images
 from fluxnb.checkpoints.catalog import Entry
 from fluxnb.errors import InputError
-from fluxnb.settings import Settings
+from fluxnb.settings import Settings, from_tree, to_tree
 from fluxnb.version import __version__
 
 KEY = "fluxnb"
@@ -35,11 +35,6 @@ KEY = "fluxnb"
 
 FORMAT = 1
 """Number of this form of the text."""
-
-REVISION = re.compile(r"[A-Za-z0-9][\w./-]{0,99}", re.ASCII)
-DIGEST = re.compile(r"[0-9a-f]{64}")
-DRAWN = tuple(part.name for part in fields(Settings) if part.name not in ("embedding", "intervention"))
-"""What of the settings a recipe holds; a run with the others is more than a recipe."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +67,13 @@ class Recipe:
     versions: tuple[str, str] = field(default=(__version__, mx.__version__))
 
 
-def write_down(entry: Entry, loading: Loading, settings: Settings) -> Recipe:
+def write_down(entry: Entry, arguments: Mapping[str, object], settings: Settings) -> Recipe:
     """Gives the recipe of a picture that is drawn here and now.
+
+    Args:
+        entry: The model.
+        arguments: Of its pipeline.
+        settings: What is drawn.
 
     Raises:
         InputError: if no recipe can hold it: a run from latents or an embedding of the caller's own, or with
@@ -89,6 +89,8 @@ def write_down(entry: Entry, loading: Loading, settings: Settings) -> Recipe:
         raise InputError(
             f"guidance is {settings.guidance}, but {entry.name} {takes}; these are settings of another model"
         )
+    given = {part.name: arguments[part.name] for part in fields(Loading) if part.name in arguments}
+    loading = Loading(**given | ({"revision": entry.commit} if entry.commit else {}))
     model = Path(entry.name).name if entry.is_own else entry.name
     return Recipe(model, entry.is_own, loading, settings)
 
@@ -102,9 +104,8 @@ def differing(recipe: Recipe) -> str:
 
 def to_text(recipe: Recipe) -> str:
     """Spells a recipe as JSON in ASCII; undone by `from_text`."""
-    settings = {name: getattr(recipe.settings, name) for name in DRAWN}
-    values = {"format": FORMAT, "model": recipe.model, "own": recipe.is_own, "versions": recipe.versions}
-    return json.dumps(values | asdict(recipe.loading) | settings, allow_nan=False)
+    tree = {"format": FORMAT, **asdict(recipe), "settings": to_tree(recipe.settings)}
+    return json.dumps(tree, allow_nan=False)
 
 
 def from_text(text: str) -> Recipe:
@@ -114,28 +115,27 @@ def from_text(text: str) -> Recipe:
         InputError: if it is none; the message says why.
     """
     try:
-        values = json.loads(text, parse_constant=_no_constant)
-    except (ValueError, RecursionError):
-        raise InputError("the recipe is no JSON; the file was changed") from None
-    if not isinstance(values, dict):
-        raise InputError(f"the recipe is a {type(values).__name__}; it should be a record")
-    if values.get("format") != FORMAT:
-        raise InputError(
-            f"the recipe has format {values.get('format')!r}, fluxnb {__version__} reads {FORMAT}; "
-            "update fluxnb to read a newer one"
+        tree = json.loads(text, parse_constant=_no_constant)
+        kind = tree.pop("format")
+        if kind != FORMAT:
+            raise InputError(
+                f"the recipe has format {kind!r}, but fluxnb {__version__} reads format {FORMAT}; read it "
+                "with the fluxnb that wrote it, or a newer one"
+            )
+        recipe = Recipe(
+            model=checks.label("model", tree.pop("model")),
+            is_own=_flag("is_own", tree.pop("is_own")),
+            loading=_loading(**tree.pop("loading")),
+            settings=from_tree(tree.pop("settings")),
+            versions=tuple(checks.label("a version", version) for version in tree.pop("versions")),
         )
-    loading = tuple(part.name for part in fields(Loading))
-    known = {"format", "model", "own", "versions", *loading, *DRAWN}
-    for what, names in (("lacks", known - set(values)), ("has an unknown", set(values) - known)):
-        if names:
-            raise InputError(f"the recipe {what} {min(names)!r}; the file was changed")
-    return Recipe(
-        model=_text("model", values["model"]),
-        is_own=_flag("own", values["own"]),
-        loading=Loading(**{name: _LOADING[name](name, values[name]) for name in loading}),
-        settings=Settings(**{name: _SETTINGS[name](name, values[name]) for name in DRAWN}),
-        versions=_versions("versions", values["versions"]),
-    )
+        if tree or len(recipe.versions) != 2:
+            raise InputError(f"it holds {min(tree, default='versions')!r}, which is unknown")
+    except InputError:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise InputError(f"the recipe is damaged ({type(error).__name__}: {str(error)[:80]!r})") from None
+    return recipe
 
 
 def read(path: str | os.PathLike) -> Recipe:
@@ -194,71 +194,19 @@ def _no_constant(name: str) -> None:
     raise ValueError(name)
 
 
-def _text(name: str, value: object) -> str:
-    """Checks a string that can be written as UTF-8."""
-    try:
-        checks.text(f"{name} of the recipe", value).encode()
-    except UnicodeEncodeError:
-        raise InputError(f"{name} of the recipe is {value!r}, which is no text") from None
-    return value
-
-
 def _flag(name: str, value: object) -> bool:
     """Checks True or False."""
     if not isinstance(value, bool):
-        raise InputError(f"{name} of the recipe is {value!r}; it should be true or false")
+        raise InputError(f"{name} is {value!r}; it should be true or false")
     return value
 
 
-def _pattern(pattern: re.Pattern) -> object:
-    """Gives the check of a string of a certain form, or None."""
-
-    def check(name: str, value: object) -> str | None:
-        if value is not None and not (isinstance(value, str) and pattern.fullmatch(value)):
-            raise InputError(f"{name} of the recipe is {value!r}; it should look like {pattern.pattern}")
-        return value
-
-    return check
-
-
-def _number(**bounds: float) -> object:
-    """Gives the check of a number."""
-    return lambda name, value: checks.number(f"{name} of the recipe", value, **bounds)
-
-
-def _optional(check: object) -> object:
-    """Lets None pass a check."""
-    return lambda name, value: None if value is None else check(name, value)
-
-
-def _quantize(name: str, value: object) -> int:
-    """Checks a number of bits."""
-    return checks.whole(f"{name} of the recipe", value, 1, 16)
-
-
-def _versions(name: str, value: object) -> tuple[str, str]:
-    """Checks the two versions."""
-    if not (isinstance(value, list) and len(value) == 2):
-        raise InputError(f"{name} of the recipe is {value!r}; it should be those of fluxnb and mlx")
-    return tuple(_text(name, one) for one in value)
-
-
-_LOADING = {
-    "revision": _pattern(REVISION),
-    "low_memory_mode": _flag,
-    "a16": _flag,
-    "w16": _flag,
-    "quantize": _optional(_quantize),
-}
-_SETTINGS = {
-    "prompt": _text,
-    "negative_text": _text,
-    "seed": lambda name, value: checks.whole(f"{name} of the recipe", value, *flow.SEEDS),
-    "sigmas": lambda name, value: flow.own_schedule(value),
-    "shift": _optional(_number(above=0)),
-    "guidance": _optional(_number(low=0)),
-    "cfg_weight": _number(low=0),
-    "latent_size": lambda name, value: checks.latent_size(value),
-    "image": _pattern(DIGEST),
-    "denoise": _number(above=0, high=1),
-}
+def _loading(revision, low_memory_mode, a16, w16, quantize) -> Loading:
+    """Checks how a model was loaded."""
+    return Loading(
+        checks.optional(checks.label, "revision", revision),
+        _flag("low_memory_mode", low_memory_mode),
+        _flag("a16", a16),
+        _flag("w16", w16),
+        checks.optional(checks.whole, "quantize", quantize, 1, 16),
+    )

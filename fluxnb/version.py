@@ -1,3 +1,3 @@
-"""The version of this package, where every module can read it."""
+"""The version of fluxnb, where every module may read it."""
 
 __version__ = "0.1.0"

@@ -16,7 +16,7 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
 
-from fluxnb.checkpoints import layouts
+from fluxnb.checkpoints import layouts, tables
 from fluxnb.model.clip import CLIPText
 from fluxnb.model.config import CLIPConfig, MMDiTConfig, T5Config, VAEConfig
 from fluxnb.model.mmdit import MMDiT
@@ -157,7 +157,7 @@ VAES = (
 )
 
 KINDS = {MMDiTConfig: MMDiT, T5Config: T5Encoder, CLIPConfig: CLIPText, VAEConfig: VAE}
-TABLES = {MMDiTConfig: layouts.DIFFUSERS_MMDIT, T5Config: layouts.HUB_T5, CLIPConfig: layouts.HUB_CLIP}
+TABLES = {MMDiTConfig: tables.DIFFUSERS_MMDIT, T5Config: tables.HUB_T5, CLIPConfig: tables.HUB_CLIP}
 
 
 def names(cases):
@@ -225,7 +225,7 @@ def stored_shapes(case: Case) -> dict[str, tuple[int, ...]]:
 def table(config) -> layouts.Table:
     """Gives the rules that bring the reference's names to ours."""
     if isinstance(config, VAEConfig):
-        return layouts.diffusers_vae(config)
+        return tables.diffusers_vae(len(config.channels))
     return TABLES[type(config)]
 
 

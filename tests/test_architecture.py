@@ -13,17 +13,22 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "fluxnb"
 FLOORS = (
     ("errors", "version"),
-    ("images", "checks", "disk", "backend"),
+    ("images", "checks", "disk", "backend", "trust"),
     ("model",),
     ("flow", "checkpoints", "source", "texts"),
-    ("settings", "probe", "altered"),
-    ("interventions", "recipe"),
-    ("drawing",),
+    ("probe", "maps", "altered"),
+    ("interventions", "listen"),
+    ("concepts", "asked"),
+    ("settings", "trajectory"),
+    ("recipe",),
+    ("drawing", "decoding", "given"),
     ("diffusionkit",),
     ("pipeline",),
-    ("given", "family", "bisection", "effect"),
+    ("identity", "family", "bisection", "effect", "look"),
+    ("saved",),
     ("questions",),
     ("run",),
+    ("sweep",),
     ("session",),
     ("plots", "widgets", "commands"),
     ("cli",),
@@ -32,7 +37,7 @@ FLOORS = (
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 MAY_SEE = {  # rooms that see less than all the floors below them
     "model": {"errors", "checks", "backend"},
-    "widgets": {"errors", "checks", "images", "probe", "run", "session"},
+    "widgets": {"errors", "checks", "images", "maps", "probe", "run", "session"},
     "cli": {"errors", "version", "commands"},
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -202,7 +207,7 @@ def test_the_command_line_brings_in_no_networks():
 
 
 def test_pipeline_and_session_bring_in_no_widgets():
-    heavy = {"ipywidgets", "anywidget", "IPython", "matplotlib", "torch", "transformers"}
+    heavy = {"ipywidgets", "anywidget", "IPython", "matplotlib", "torch", "transformers", "huggingface_hub"}
     assert not heavy & loaded_after("from fluxnb import FluxPipeline, FluxSession")
 
 

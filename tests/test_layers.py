@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 from references import normal
 
-from fluxnb.model.layers import Linear, linear, random_weights, rope, rotate, sinusoid
+from fluxnb.model import layers
+from fluxnb.model.layers import GROUP, Linear, linear, random_weights, rope, rotate, sinusoid
 
 
 @pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
@@ -15,6 +16,58 @@ def test_linear_with_16_bit_weights_equals_linear_with_the_same_weights_in_float
     wide = linear(x, weight.astype(mx.float32), bias.astype(mx.float32))
     assert mx.array_equal(linear(x, weight, bias), wide)
     assert mx.array_equal(linear(x, weight), x @ weight.astype(mx.float32).T)
+
+
+def drawn(rows=200, inner=128, tokens=3):
+    """Gives x, a matrix and a bias, normal."""
+    return [
+        mx.array(normal(name, shape))
+        for name, shape in (("x", (tokens, inner)), ("w", (rows, inner)), ("b", (rows,)))
+    ]
+
+
+@pytest.mark.parametrize("bits", [3, 4, 6, 8])
+def test_linear_with_a_quantised_weight_equals_linear_with_what_it_stands_for(bits):
+    x, weight, bias = drawn()
+    packed = mx.quantize(weight, GROUP, bits)
+    wide = mx.dequantize(*packed, GROUP, bits)
+    assert layers.bits(*packed[:2]) == bits
+    for extra in (None, bias):
+        assert mx.allclose(linear(x, packed[0], extra, *packed[1:]), linear(x, wide, extra), 1e-5, 1e-5)
+
+
+@pytest.mark.parametrize("form", ["bfloat16", "4 bits"])
+def test_the_pieces_of_a_product_give_what_the_whole_gives(form, monkeypatch):
+    x, weight, bias = drawn()
+    packed = [weight.astype(mx.bfloat16), None, None] if form == "bfloat16" else mx.quantize(weight, GROUP, 4)
+    whole = linear(x, packed[0], bias, *packed[1:])
+    for widened in (1, 7 * 128, 128 * 199):  # a row, seven rows, all but one
+        monkeypatch.setattr(layers, "WIDENED", widened)
+        assert mx.allclose(linear(x, packed[0], bias, *packed[1:]), whole, 1e-6, 1e-5)
+
+
+def test_a_float32_weight_is_multiplied_in_one_piece(monkeypatch):
+    x, weight, bias = drawn()
+    monkeypatch.setattr(layers, "WIDENED", 1)
+    assert mx.array_equal(linear(x, weight), x @ weight.T)
+    assert mx.array_equal(linear(x, weight, bias), mx.addmm(bias, x, weight.T))
+
+
+@pytest.mark.parametrize("form", ["bfloat16", "4 bits"])
+def test_a_chain_of_products_never_widens_more_than_some_pieces(form):
+    size, count = 2048, 12
+    weight = mx.random.normal((size, size), key=mx.random.key(0)) / size**0.5
+    packed = [weight.astype(mx.bfloat16), None, None] if form == "bfloat16" else mx.quantize(weight, GROUP, 4)
+    matrices = [[None if part is None else part + 0 for part in packed] for _ in range(count)]
+    x = mx.ones((1, size))
+    mx.eval(x, matrices)
+    mx.reset_peak_memory()
+    before = mx.get_active_memory()
+    y = x
+    for weight, scales, biases in matrices:
+        y = linear(y, weight, None, scales, biases)
+    mx.eval(y)
+    assert mx.get_peak_memory() - before < 24 * 4 * layers.WIDENED  # 96 MiB; all wide are 192 MiB
 
 
 @pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])

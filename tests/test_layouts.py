@@ -4,7 +4,7 @@ import mlx.core as mx
 import pytest
 from full_size import parameters, released
 
-from fluxnb.checkpoints import layouts
+from fluxnb.checkpoints import layouts, tables
 from fluxnb.checkpoints.layouts import Rule
 from fluxnb.errors import CheckpointError
 from fluxnb.model.clip import CLIPText
@@ -15,23 +15,23 @@ from fluxnb.model.vae import VAE
 
 DEV = released("diffusers-dev")
 FULL_SIZE = {
-    "dev": (MMDiT(dev()), layouts.DIFFUSERS_MMDIT, DEV),
+    "dev": (MMDiT(dev()), tables.DIFFUSERS_MMDIT, DEV),
     "schnell": (
         MMDiT(schnell()),
-        layouts.DIFFUSERS_MMDIT,
+        tables.DIFFUSERS_MMDIT,
         {name: shape for name, shape in DEV.items() if "guidance" not in name},
     ),
-    "vae": (VAE(flux_vae()), layouts.diffusers_vae(flux_vae()), released("diffusers-vae")),
-    "clip": (CLIPText(clip_l()), layouts.HUB_CLIP, released("hub-clip")),
+    "vae": (VAE(flux_vae()), tables.diffusers_vae(4), released("diffusers-vae")),
+    "clip": (CLIPText(clip_l()), tables.HUB_CLIP, released("hub-clip")),
     "clip of transformers 5": (
         CLIPText(clip_l()),
-        layouts.HUB_CLIP,
+        tables.HUB_CLIP,
         {name.removeprefix("text_model."): shape for name, shape in released("hub-clip").items()},
     ),
-    "t5": (T5Encoder(t5_xxl()), layouts.HUB_T5, released("hub-t5xxl")),
+    "t5": (T5Encoder(t5_xxl()), tables.HUB_T5, released("hub-t5xxl")),
     "t5 of transformers 5": (
         T5Encoder(t5_xxl()),
-        layouts.HUB_T5,
+        tables.HUB_T5,
         released("hub-t5xxl") | {"encoder.embed_tokens.weight": (32128, 4096)},
     ),
 }
@@ -60,7 +60,7 @@ def test_rows_of_a_fused_matrix_are_q_then_k_then_v():
     assert layouts.stack(q, k, v)[:, 0].tolist() == [1, 1, 2, 2, 3, 3]
     block = "single_transformer_blocks.7"
     names = [f"{block}.{part}.bias" for part in ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp")]
-    (part,) = layouts.plan(layouts.DIFFUSERS_MMDIT, ["single_blocks.7.linear1.bias"], names, "")
+    (part,) = layouts.plan(tables.DIFFUSERS_MMDIT, ["single_blocks.7.linear1.bias"], names, "")
     assert part.sources == tuple(names)
 
 
@@ -81,7 +81,7 @@ def test_a_bias_of_a_convolution_stays(transform):
 
 
 def test_the_decoder_of_diffusers_counts_its_levels_from_the_latents():
-    table = layouts.diffusers_vae(flux_vae())
+    table = tables.diffusers_vae(4)
     (part,) = layouts.plan(
         table, ["decoder.up.0.block.2.conv1.bias"], ["decoder.up_blocks.3.resnets.2.conv1.bias"], ""
     )

@@ -189,12 +189,13 @@ def read_head(path: Path) -> dict[str, Slot]:
 
 
 def _check_formats(path: Path, slots: dict[str, Slot]) -> None:
-    """Refuses tensors that hold neither floats nor a quantised matrix, which has scales beside it."""
+    """Refuses tensors that hold neither floats nor a quantised matrix; its scales may be in another shard."""
     strange = [
         name
         for name, slot in slots.items()
         if slot.dtype not in FLOATS
-        and not (slot.dtype == "U32" and name.removesuffix("weight") + "scales" in slots)
+        and not name.endswith("position_ids")  # 0, 1, 2, ..., which old files of transformers have
+        and not (slot.dtype == "U32" and name.endswith(".weight"))
     ]
     if not strange:
         return

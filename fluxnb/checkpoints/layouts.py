@@ -1,9 +1,9 @@
-"""One table of rules per layout: names in files -> name of a parameter, and what is done on the way.
+"""Rules of a layout: names in files -> name of a parameter, and what is done on the way.
 
 A rule of a table holds for all parameters whose name fits its target; the first that fits counts. In a name,
 `*` stands for one part between dots and `**` for all that is left; what they stand for in the target they
 stand for in the sources, in order. So a table says only what differs, and holds for a network of any depth.
-Knows nothing of files; sizes come in with the config. Letters of the shapes: see `fluxnb.model`.
+The tables stand in `tables.py`. Knows nothing of files or configs.
 """
 
 import re
@@ -14,7 +14,6 @@ from functools import cache
 import mlx.core as mx
 
 from fluxnb.errors import CheckpointError
-from fluxnb.model.config import VAEConfig
 
 SHOWN = 3  # names that an error message lists before it says how many there are
 
@@ -27,6 +26,11 @@ def same(x: mx.array) -> mx.array:
 def stack(*parts: mx.array) -> mx.array:
     """Puts the rows of several tensors below one another: q, k and v of a fused matrix."""
     return mx.concatenate(parts)
+
+
+def abreast(*parts: mx.array) -> mx.array:
+    """Puts the columns of several matrices side by side."""
+    return mx.concatenate(parts, axis=-1)
 
 
 def swap_halves(x: mx.array) -> mx.array:
@@ -42,6 +46,21 @@ def channels_last(x: mx.array) -> mx.array:
 def pointwise(x: mx.array) -> mx.array:
     """Turns a matrix (out, in) into kernels of a single cell (out, 1, 1, in); a bias stays."""
     return x[:, None, None, :] if x.ndim == 2 else x
+
+
+def flat(x: mx.array) -> mx.array:
+    """Turns kernels of a single cell (out, 1, 1, in) into a matrix (out, in)."""
+    return x.reshape(len(x), -1)
+
+
+def first(x: mx.array, *others: mx.array) -> mx.array:
+    """Takes the first of several tensors; the others say nothing that counts."""
+    return x
+
+
+def stack_keyless(q: mx.array, *others: mx.array) -> mx.array:
+    """Stacks biases of q, v and what follows, with zeros for those of k between q and v."""
+    return mx.concatenate([q, mx.zeros_like(q), *others])
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +144,23 @@ def shape(part: Part, arrays: Mapping[str, mx.array]) -> tuple[int, ...] | None:
         return None
 
 
+def outline(table: Table, arrays: Mapping[str, mx.array]) -> Callable[[str], tuple[int, ...] | None]:
+    """Gives a function from the name of a parameter to the shape that it would have, None if it is not there."""
+
+    def shape_of(target: str) -> tuple[int, ...] | None:
+        try:
+            rule, stars = _rule(table, target)
+        except LookupError:  # one level or layer more than the layout has
+            return None
+        for names in (rule.sources, rule.also):
+            sources = tuple(_fill(source, stars) for source in names)
+            if sources and arrays.keys() >= set(sources):
+                return shape(Part(target, sources, (), rule.transform), arrays)
+        return None
+
+    return shape_of
+
+
 def listed(names: Collection[str]) -> str:
     """Lists the first names, and says how many more there are."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
@@ -150,97 +186,3 @@ def _fill(pattern: str, stars: tuple[str, ...]) -> str:
     """Puts what the stars stand for into a pattern."""
     left = iter(stars)
     return re.sub(r"\*\*?", lambda _: next(left), pattern)
-
-
-def _streams() -> Table:
-    """Gives the double blocks in diffusers' names, for both streams."""
-    rules = []
-    for ours, norm, qkv, qk_norm, proj, ff in (
-        ("img", "norm1", ("to_q", "to_k", "to_v"), "norm_{}", "to_out.0", "ff"),
-        (
-            "txt",
-            "norm1_context",
-            ("add_q_proj", "add_k_proj", "add_v_proj"),
-            "norm_added_{}",
-            "to_add_out",
-            "ff_context",
-        ),
-    ):
-        block, theirs = f"double_blocks.*.{ours}", "transformer_blocks.*"
-        rules += [
-            Rule(f"{block}_mod.lin.*", (f"{theirs}.{norm}.linear.*",)),
-            Rule(f"{block}_attn.qkv.*", tuple(f"{theirs}.attn.{part}.*" for part in qkv), stack),
-            Rule(f"{block}_attn.norm.query_norm.scale", (f"{theirs}.attn.{qk_norm.format('q')}.weight",)),
-            Rule(f"{block}_attn.norm.key_norm.scale", (f"{theirs}.attn.{qk_norm.format('k')}.weight",)),
-            Rule(f"{block}_attn.proj.*", (f"{theirs}.attn.{proj}.*",)),
-            Rule(f"{block}_mlp.0.*", (f"{theirs}.{ff}.net.0.proj.*",)),
-            Rule(f"{block}_mlp.2.*", (f"{theirs}.{ff}.net.2.*",)),
-        ]
-    return tuple(rules)
-
-
-DIFFUSERS_MMDIT: Table = (
-    Rule("img_in.*", ("x_embedder.*",)),
-    Rule("txt_in.*", ("context_embedder.*",)),
-    Rule("time_in.in_layer.*", ("time_text_embed.timestep_embedder.linear_1.*",)),
-    Rule("time_in.out_layer.*", ("time_text_embed.timestep_embedder.linear_2.*",)),
-    Rule("guidance_in.in_layer.*", ("time_text_embed.guidance_embedder.linear_1.*",)),
-    Rule("guidance_in.out_layer.*", ("time_text_embed.guidance_embedder.linear_2.*",)),
-    Rule("vector_in.in_layer.*", ("time_text_embed.text_embedder.linear_1.*",)),
-    Rule("vector_in.out_layer.*", ("time_text_embed.text_embedder.linear_2.*",)),
-    *_streams(),
-    Rule("single_blocks.*.modulation.lin.*", ("single_transformer_blocks.*.norm.linear.*",)),
-    Rule(
-        "single_blocks.*.linear1.*",
-        (
-            "single_transformer_blocks.*.attn.to_q.*",
-            "single_transformer_blocks.*.attn.to_k.*",
-            "single_transformer_blocks.*.attn.to_v.*",
-            "single_transformer_blocks.*.proj_mlp.*",
-        ),
-        stack,
-    ),
-    Rule("single_blocks.*.linear2.*", ("single_transformer_blocks.*.proj_out.*",)),
-    Rule("single_blocks.*.norm.query_norm.scale", ("single_transformer_blocks.*.attn.norm_q.weight",)),
-    Rule("single_blocks.*.norm.key_norm.scale", ("single_transformer_blocks.*.attn.norm_k.weight",)),
-    Rule("final_layer.adaLN_modulation.1.*", ("norm_out.linear.*",), swap_halves),
-    Rule("final_layer.linear.*", ("proj_out.*",)),
-)
-"""diffusers' FluxTransformer2DModel."""
-
-HUB_CLIP: Table = (Rule("**", ("**",), also=("text_model.**",)),)
-"""transformers' CLIPTextModel, whose files begin every name with `text_model.` before version 5."""
-
-HUB_T5: Table = (
-    Rule("shared.weight", ("shared.weight",), also=("encoder.embed_tokens.weight",)),
-    Rule("**", ("**",)),
-)
-"""transformers' T5EncoderModel, in whose files the embedding has either name or both."""
-
-
-def diffusers_vae(config: VAEConfig) -> Table:
-    """Gives the table of diffusers' AutoencoderKL, which numbers the decoder's levels from the latents on."""
-    rules = []
-    last = len(config.channels) - 1
-    for side, level, theirs in (
-        *(("encoder", f"down.{i}", f"down_blocks.{i}") for i in range(last + 1)),
-        *(("decoder", f"up.{i}", f"up_blocks.{last - i}") for i in range(last + 1)),
-    ):
-        ours, theirs = f"{side}.{level}", f"{side}.{theirs}"
-        rules += [
-            Rule(f"{ours}.block.*.nin_shortcut.*", (f"{theirs}.resnets.*.conv_shortcut.*",), channels_last),
-            Rule(f"{ours}.block.**", (f"{theirs}.resnets.**",), channels_last),
-            Rule(f"{ours}.*sample.**", (f"{theirs}.*samplers.0.**",), channels_last),
-        ]
-    for side in ("encoder", "decoder"):
-        ours, theirs = f"{side}.mid", f"{side}.mid_block"
-        rules += [
-            Rule(f"{ours}.block_1.**", (f"{theirs}.resnets.0.**",), channels_last),
-            Rule(f"{ours}.block_2.**", (f"{theirs}.resnets.1.**",), channels_last),
-            Rule(f"{ours}.attn_1.norm.*", (f"{theirs}.attentions.0.group_norm.*",)),
-            Rule(f"{ours}.attn_1.proj_out.*", (f"{theirs}.attentions.0.to_out.0.*",), pointwise),
-            Rule(f"{ours}.attn_1.*.*", (f"{theirs}.attentions.0.to_*.*",), pointwise),
-            Rule(f"{side}.norm_out.*", (f"{side}.conv_norm_out.*",)),
-            Rule(f"{side}.conv_*.*", (f"{side}.conv_*.*",), channels_last),
-        ]
-    return tuple(rules)

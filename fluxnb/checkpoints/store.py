@@ -6,17 +6,17 @@ steps or pictures.
 
 import os
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten, tree_unflatten
 
 from fluxnb import backend
-from fluxnb.checkpoints import catalog, configs, layouts
+from fluxnb.checkpoints import catalog, components, configs, kinds, linear
 from fluxnb.checkpoints.catalog import Entry
-from fluxnb.checkpoints.files import Tensors, read_tensors
-from fluxnb.checkpoints.parts import Parts, find
+from fluxnb.checkpoints.fill import fill
+from fluxnb.checkpoints.linear import LinearPreview
+from fluxnb.checkpoints.parts import Parts
+from fluxnb.checkpoints.sources import locate
 from fluxnb.errors import CheckpointError, InputError
 from fluxnb.model.clip import CLIPText
 from fluxnb.model.config import CLIPConfig, MMDiTConfig, T5Config, VAEConfig, dev, schnell
@@ -25,7 +25,6 @@ from fluxnb.model.t5 import T5Encoder
 from fluxnb.model.tokenizers import ClipTokenizer, T5Tokenizer
 from fluxnb.model.vae import VAE
 
-DEMO_FOLDER = Path(__file__).parents[1] / "demo"
 T5_LENGTH, T5_LENGTH_GUIDED = 256, 512  # most T5 tokens of FLUX.1-schnell and FLUX.1-dev
 DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
 
@@ -42,6 +41,7 @@ class Networks:
         clip_tokenizer: what `clip` reads by.
         t5_tokenizer: what `t5` reads by.
         entry: name and defaults; what the files say is in it.
+        linear: colours of latent cells for a quick look, None where no fit lies beside the autoencoder.
     """
 
     mmdit: MMDiT
@@ -51,47 +51,43 @@ class Networks:
     clip_tokenizer: ClipTokenizer
     t5_tokenizer: T5Tokenizer
     entry: Entry
+    linear: LinearPreview | None = None
 
 
 def load(
-    model_version: str = "fluxnb/demo",
+    model_version: str | os.PathLike = "fluxnb/demo",
     local_ckpt: str | os.PathLike | None = None,
     low_memory_mode: bool = False,
     a16: bool = False,
     w16: bool = False,
     quantize: int | None = None,
+    revision: str | None = None,
 ) -> Networks:
-    """Loads a model by its name, or from a folder in the layout of diffusers.
+    """Loads a model by its name or from a path, in whichever layout.
 
     Args:
-        model_version: a name of the catalog; with `local_ckpt` it only gives the defaults of a model that is
-            not `known` by its sizes.
-        local_ckpt: folder to take everything from.
+        model_version: a name of the catalog, any "owner/name" on the hub, or the path of a folder or file. A
+            model on the hub is downloaded as far as huggingface_hub's cache lacks it.
+        local_ckpt: folder or file to take the weights from; `model_version` then gives the defaults of a
+            model that is not `known` by its sizes and, if it is on the hub, the parts that are not there.
         low_memory_mode: not there yet.
         a16: not there yet.
         w16: keep weights in bfloat16, whatever the model's own.
         quantize: not there yet.
+        revision: branch, tag or commit of a model on the hub, None for the newest.
 
     Raises:
         UnknownModelError: no model of that name.
-        InputError: a named model that is not here, an option that is not there yet.
-        CheckpointError: the folder cannot be loaded as a FLUX.1; the message says why.
+        InputError: no such revision, an option that is not there yet.
+        DownloadError: the model cannot be had from the hub; the message says why.
+        CheckpointError: the files cannot be loaded as a FLUX.1; the message says why.
     """
     for option, value in (("low_memory_mode", low_memory_mode), ("a16", a16), ("quantize", quantize)):
         if value:
             raise InputError(f"{option}={value!r} is not there yet; leave it out")
-    entry = catalog.find(model_version)
-    if local_ckpt is None and entry is not catalog.DEMO:
-        raise InputError(
-            f"{entry.name} is not on this machine as far as fluxnb knows; download it, for example with "
-            f"`hf download {entry.name} --local-dir FOLDER`, and pass local_ckpt=FOLDER"
-        )
-    if not isinstance(local_ckpt, (str, os.PathLike, type(None))):
-        raise InputError(f"local_ckpt is {local_ckpt!r}; give the path of a folder")
-    path = DEMO_FOLDER if local_ckpt is None else Path(local_ckpt).expanduser()
-    parts = _find(path)
+    entry, parts = locate(model_version, local_ckpt, revision)
     backend.setup()
-    networks = _read(parts, entry, path if local_ckpt is not None else None, w16=w16)
+    networks = _read(parts, entry, w16=w16)
     backend.fit_threads(networks.mmdit.config.width)
     return networks
 
@@ -101,101 +97,40 @@ def known(config: MMDiTConfig, entry: Entry) -> Entry:
     return {schnell(): catalog.SCHNELL, dev(): catalog.DEV}.get(config, entry)
 
 
-def _read(parts: Parts, entry: Entry, local: Path | None, w16: bool) -> Networks:
-    """Reads all parts of a model; one that is `local` has no name but its path, and is known by its sizes."""
-    mmdit = configs.mmdit(configs.read(parts.transformer / "config.json"))
-    vae = configs.vae(configs.read(parts.vae / "config.json"))
-    clip = configs.clip(configs.read(parts.text_encoder / "config.json"))
-    t5 = configs.t5(configs.read(parts.text_encoder_2 / "config.json"))
+def _read(parts: Parts, entry: Entry, w16: bool) -> Networks:
+    """Reads all parts of a model; one that has no entry in the catalog is known by its sizes."""
+    found = {name: components.read(name, getattr(parts, name)) for name in kinds.WEIGHTS}
+    mmdit, vae, clip, t5 = (component.config for component in found.values())
     longest = T5_LENGTH_GUIDED if mmdit.guidance else T5_LENGTH
     clip_tokenizer = ClipTokenizer(parts.tokenizer)
     t5_tokenizer = T5Tokenizer(parts.tokenizer_2, longest)
-    _check_fit(local or entry.name, mmdit, vae, clip, t5, clip_tokenizer, t5_tokenizer)
-    if local is not None:
-        entry = replace(known(mmdit, entry), name=str(local), licence="unknown")
+    _check_fit(entry.name, mmdit, vae, clip, t5, clip_tokenizer, t5_tokenizer)
+    if entry not in catalog.ENTRIES:
+        own = {name: getattr(entry, name) for name in ("name", "licence", "places", "commit")}
+        entry = replace(known(mmdit, entry), **own)
     if parts.scheduler is not None:
         entry = configs.schedule(configs.read(parts.scheduler / "scheduler_config.json"), entry)
     guidance = (entry.guidance or catalog.DEV.guidance) if mmdit.guidance else None
     entry = replace(entry, text_length=t5_tokenizer.length, guidance=guidance)
     dtype = mx.bfloat16 if w16 else DTYPES[entry.dtype]
 
-    def filled(network: nn.Module, table: layouts.Table, path: Path) -> nn.Module:
-        return fill(network, table, read_tensors(path), dtype)
+    def filled(network: nn.Module, name: str) -> nn.Module:
+        return fill(network, found[name].table, found[name].tensors, dtype)
 
     return Networks(
-        mmdit=filled(MMDiT(mmdit), layouts.DIFFUSERS_MMDIT, parts.transformer),
-        vae=filled(VAE(vae), layouts.diffusers_vae(vae), parts.vae),
-        clip=filled(CLIPText(clip), layouts.HUB_CLIP, parts.text_encoder),
-        t5=filled(T5Encoder(t5), layouts.HUB_T5, parts.text_encoder_2),
+        mmdit=filled(MMDiT(mmdit), "transformer"),
+        vae=filled(VAE(vae), "vae"),
+        clip=filled(CLIPText(clip), "text_encoder"),
+        t5=filled(T5Encoder(t5), "text_encoder_2"),
         clip_tokenizer=clip_tokenizer,
         t5_tokenizer=t5_tokenizer,
         entry=entry,
+        linear=linear.read(parts.vae, vae.latent_channels),
     )
-
-
-def fill(network: nn.Module, table: layouts.Table, tensors: Tensors, dtype: mx.Dtype) -> nn.Module:
-    """Puts the tensors of a component into a network, strictly, and returns it, evaluated.
-
-    All names and shapes are compared before the first tensor is read.
-
-    Args:
-        network: whose parameters say what is expected.
-        table: rules of the layout.
-        tensors: used up: each is gone once it is read.
-        dtype: what the parameters become, whatever the files hold.
-
-    Raises:
-        CheckpointError: a tensor is missing, left over, of another shape, or there twice and not equal.
-    """
-    shapes = {name: array.shape for name, array in tree_flatten(network.parameters())}
-    arrays = tensors.arrays
-    parts = layouts.plan(table, shapes, arrays, str(tensors.origin))
-    misshapen = []
-    for part in parts:
-        shape = layouts.shape(part, arrays)
-        if shape != shapes[part.target]:
-            misshapen.append((part, shape))
-    if misshapen:
-        part, shape = misshapen[0]
-        held = " + ".join(f"{name} {arrays[name].shape}" for name in part.sources)
-        raise CheckpointError(
-            f"{tensors.files[part.sources[0]]}: {len(misshapen)} of {len(parts)} parameters have other "
-            f"shapes than config.json says: {held} cannot become {part.target} {shapes[part.target]}; "
-            "take the config.json that belongs to the weights"
-        )
-    filled = []
-    for part in parts:
-        sources = [arrays.pop(name) for name in part.sources]
-        for name, source in zip(part.copies, sources, strict=False):
-            if not mx.array_equal(arrays.pop(name), source):
-                raise CheckpointError(
-                    f"{tensors.files[name]}: {name} and {part.sources[0]} should be the same and are not; "
-                    "save the weights again with transformers"
-                )
-        array = part.transform(*sources).astype(dtype)
-        mx.eval(array)
-        filled.append((part.target, array))
-    network.update(tree_unflatten(filled))
-    return network
-
-
-def _find(path: Path) -> Parts:
-    """Finds the parts of a model, all of them."""
-    found = find(path)
-    missing = list(found.missing())
-    if found.transformer and found.scheduler is None and (found.transformer / "config.json").exists():
-        missing.append("scheduler")  # who has the one file of diffusers has the other
-    if not missing:
-        return found
-    is_part = path.is_dir() and (path / "config.json").exists()
-    remedy = (
-        "give the folder above, which holds all parts" if is_part else "put it there, or download it again"
-    )
-    raise CheckpointError(f"{path} is no whole FLUX.1, it lacks {', '.join(missing)}; {remedy}")
 
 
 def _check_fit(
-    model: str | Path,
+    model: str,
     mmdit: MMDiTConfig,
     vae: VAEConfig,
     clip: CLIPConfig,

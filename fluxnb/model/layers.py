@@ -14,6 +14,9 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from fluxnb import backend
 
+GROUP = 64  # numbers of a row that share a scale and a bias in a quantised matrix, the same everywhere
+WIDENED = 2**20  # numbers of a 16-bit or quantised weight that are float32 at a time on a CPU
+
 
 class Attend(Protocol):
     """What a block asks for the result of its attention; a probe passes its own to look or to intervene."""
@@ -37,30 +40,69 @@ def attention(q: mx.array, k: mx.array, v: mx.array, layer: int) -> mx.array:
     return backend.attention(q, k, v, q.shape[-1] ** -0.5)
 
 
-def linear(x: mx.array, weight: mx.array, bias: mx.array | None = None) -> mx.array:
+def bits(weight: mx.array, scales: mx.array) -> int:
+    """Tells from the shapes of a quantised matrix how many bits a number has in it."""
+    return 32 * weight.shape[1] // (GROUP * scales.shape[1])
+
+
+def linear(
+    x: mx.array,
+    weight: mx.array,
+    bias: mx.array | None = None,
+    scales: mx.array | None = None,
+    biases: mx.array | None = None,
+) -> mx.array:
     """Computes x @ weight^T + bias; the one way by which all the networks multiply by weights.
 
-    On a CPU the product is in float32 whatever the dtypes, the weight cast for this one product: in 16 bits
-    MLX takes nine times as long there (64 x 1024 by 1024 x 1024). Elsewhere the product is in the dtype of
-    `x`, or in the weight's if that is wider.
+    On a CPU the product is in float32 whatever the dtypes, since MLX's own products of 16 bits or quantised
+    weights take 9 to 30 times as long there; see `_product`. Elsewhere it is in the dtype of `x`, or in the
+    weight's if that is wider.
 
     Args:
         x: (..., in)
-        weight: (out, in), any float dtype.
+        weight: (out, in), any float dtype; quantised: uint32 (out, in * bits / 32).
         bias: (out,) or None.
+        scales: (out, in / GROUP) of a quantised weight, which is scales * numbers + biases; else None.
+        biases: likewise.
 
     Returns:
         (..., out), in the dtype of `x`.
     """
     dtype = x.dtype
     if mx.default_device().type == mx.cpu:
-        x, weight = x.astype(mx.float32), weight.astype(mx.float32)
+        return _product(x.astype(mx.float32), weight, bias, scales, biases).astype(dtype)
+    if scales is not None:
+        y = mx.quantized_matmul(x, weight, scales, biases, True, GROUP, bits(weight, scales))
+        return (y if bias is None else y + bias).astype(dtype)
     y = x @ weight.T if bias is None else mx.addmm(bias.astype(x.dtype), x, weight.T)
     return y.astype(dtype)
 
 
+def _product(x, weight, bias, scales, biases) -> mx.array:
+    """Computes `linear` in float32 on a CPU, a weight of other form made float32 some rows at a time.
+
+    MLX allocates the results of about ten operations before it computes them, so what one makes has to be
+    small: with whole matrices of FLUX.1 that is a gigabyte. A float32 weight is multiplied as it is. Rows are
+    independent, so that the pieces give what the whole would, but for the last bits of a float.
+    """
+    if scales is None and weight.dtype == mx.float32:
+        return x @ weight.T if bias is None else mx.addmm(bias.astype(mx.float32), x, weight.T)
+    rows = max(1, WIDENED // x.shape[-1])
+    parts = []
+    for first in range(0, weight.shape[0], rows):
+        piece = [None if a is None else a[first : first + rows] for a in (weight, scales, biases)]
+        piece[0] = mx.depends(piece[0], parts[-1] if parts else x)  # one after the other, not all at first
+        if scales is None:
+            wide = piece[0].astype(mx.float32)
+        else:
+            wide = mx.dequantize(*piece, GROUP, bits(weight, scales), dtype=mx.float32)
+        parts.append(x @ wide.T)
+    y = parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=-1)
+    return y if bias is None else y + bias.astype(mx.float32)
+
+
 class Linear(nn.Module):
-    """A linear layer, by `linear`."""
+    """A linear layer, by `linear`; if its weight is quantised, it also has `scales` and `biases`."""
 
     def __init__(self, inputs: int, outputs: int, bias: bool = True):
         super().__init__()
@@ -70,7 +112,7 @@ class Linear(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         """Maps (..., inputs) to (..., outputs)."""
-        return linear(x, self.weight, self.get("bias"))
+        return linear(x, self.weight, self.get("bias"), self.get("scales"), self.get("biases"))
 
 
 class Embedding(nn.Module):
@@ -241,23 +283,36 @@ class DoubleBlock(nn.Module):
 
     def __call__(self, img, txt, vec, pe, attend: Attend, layer: int) -> tuple[mx.array, mx.array]:
         """Maps img (B, h*w, D) and txt (B, L, D) to new ones, given vec (B, D) and pe or None."""
-        img_shift, img_scale, img_gate, img_shift2, img_scale2, img_gate2 = self.img_mod(vec)
-        txt_shift, txt_scale, txt_gate, txt_shift2, txt_scale2, txt_gate2 = self.txt_mod(vec)
-
-        img_qkv = self.img_attn.qkv(modulate(img, img_shift, img_scale))  # (B, h*w, 3 D)
-        txt_qkv = self.txt_attn.qkv(modulate(txt, txt_shift, txt_scale))  # (B, L, 3 D)
-        img_heads = heads_first(img_qkv, self.img_attn.norm, self._head_dim)
-        txt_heads = heads_first(txt_qkv, self.txt_attn.norm, self._head_dim)
+        img_mod, txt_mod = self.img_mod(vec), self.txt_mod(vec)
+        txt_heads = self.read_text(txt, txt_mod)
+        img_heads = enter(img, self.img_attn, img_mod, self._head_dim)
         q, k, v = (mx.concatenate(pair, axis=2) for pair in zip(txt_heads, img_heads, strict=True))
         if pe is not None:
             q, k = rotate(q, pe), rotate(k, pe)
         txt_mixed, img_mixed = mx.split(heads_last(attend(q, k, v, layer)), [txt.shape[1]], axis=1)
+        img = leave(img, img_mixed, self.img_attn, self.img_mlp, img_mod)
+        return img, self.write_text(txt, txt_mixed, txt_mod)
 
-        img = img + img_gate * self.img_attn.proj(img_mixed)
-        img = img + img_gate2 * chain(self.img_mlp, modulate(img, img_shift2, img_scale2))
-        txt = txt + txt_gate * self.txt_attn.proj(txt_mixed)
-        txt = txt + txt_gate2 * chain(self.txt_mlp, modulate(txt, txt_shift2, txt_scale2))
-        return img, txt
+    def read_text(self, txt: mx.array, mod: list[mx.array]) -> tuple[mx.array, mx.array, mx.array]:
+        """Gives q, k, v of tokens of the text stream, as `enter` does; `mod` comes from `txt_mod`."""
+        return enter(txt, self.txt_attn, mod, self._head_dim)
+
+    def write_text(self, txt: mx.array, mixed: mx.array, mod: list[mx.array]) -> mx.array:
+        """Takes tokens of the text stream from their attention through the rest of the block."""
+        return leave(txt, mixed, self.txt_attn, self.txt_mlp, mod)
+
+
+def enter(x: mx.array, attn: SelfAttention, mod: list[mx.array], head_dim: int) -> tuple[mx.array, ...]:
+    """Takes a stream into attention: x (B, L, D) to q, k, v, each (B, heads, L, D), before RoPE."""
+    shift, scale = mod[:2]
+    return heads_first(attn.qkv(modulate(x, shift, scale)), attn.norm, head_dim)
+
+
+def leave(x: mx.array, mixed: mx.array, attn: SelfAttention, mlp: list, mod: list[mx.array]) -> mx.array:
+    """Takes a stream (B, L, D) on from its attention, `mixed`, of the same shape, and through its MLP."""
+    _, _, gate, shift2, scale2, gate2 = mod
+    x = x + gate * attn.proj(mixed)
+    return x + gate2 * chain(mlp, modulate(x, shift2, scale2))
 
 
 class SingleBlock(nn.Module):
