@@ -261,7 +261,9 @@ def diffusionkit_mmdit(ours: Arrays, has_key_biases: bool = True) -> Arrays:
             ):
                 new = new.replace(ours_, theirs)
             made[new] = array
-    return {name: array for name, array in made.items() if has_key_biases or not name.endswith("k_proj.bias")}
+    return {
+        name: array for name, array in made.items() if has_key_biases or not name.endswith("k_proj.bias")
+    }
 
 
 def quantised(arrays: Arrays, bits: int) -> Arrays:

@@ -104,9 +104,7 @@ def is_attention(name):
 
 def test_missing_biases_of_keys_are_zero_and_told(tmp_path):
     folder = writers.write_diffusionkit(tmp_path / "model", 4, has_key_biases=False)
-    with pytest.warns(
-        FluxnbWarning, match=r"flux-schnell-4bit.*lacks the bias of every key \(k_proj\.bias\)"
-    ):
+    with pytest.warns(FluxnbWarning, match=r"flux-schnell-4bit.*lacks the bias of every key \(k_proj\.bias\)"):
         loaded = parameters(store.load(local_ckpt=folder).mmdit)
     original = writers.original("transformer")
     for name in ("double_blocks.1.txt_attn.qkv.bias", "single_blocks.0.linear1.bias"):
