@@ -33,9 +33,9 @@ def check(path: str | os.PathLike) -> Path:
         part = _beside(target)
         part.touch(exist_ok=False)
         part.unlink()
-    except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path} cannot be written ({reason}); give another path") from error
     return target

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from fluxnb import checks, flow
 from fluxnb.checkpoints.catalog import Entry
 from fluxnb.errors import FluxnbWarning, InputError
-from fluxnb.interventions import Intervention
+from fluxnb.interventions import Intervention, expect
 
 if TYPE_CHECKING:
     from fluxnb.source import Source
@@ -130,19 +130,6 @@ def _from_picture(sigmas: tuple[float, ...], denoise: float) -> tuple[float, ...
     return sigmas[skipped:]
 
 
-def check_intervention(intervention: object) -> Intervention:
-    """Returns an intervention as it is.
-
-    Raises:
-        InputError: if it is something else.
-    """
-    if not isinstance(intervention, Intervention):
-        raise InputError(
-            f"the intervention is {intervention!r}; give one of fluxnb.interventions, such as cut('cat')"
-        )
-    return intervention
-
-
 def branch(
     entry: Entry,
     old: Settings,
@@ -172,7 +159,7 @@ def branch(
     same = {field.name: getattr(old, field.name) for field in fields(old)} | {"num_steps": old.num_steps}
     kept = {name: same.pop(name) for name in ("image", "denoise", "embedding", "intervention")}
     if intervention is not None:
-        kept["intervention"] = check_intervention(intervention)
+        kept["intervention"] = expect(intervention)
     if "prompt" in changes:
         kept["embedding"] = None
     if old.seed is None and "seed" not in changes:

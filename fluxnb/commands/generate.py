@@ -213,7 +213,10 @@ def _loading_again(chosen: argparse.Namespace, again: Recipe, start: Source | No
         warnings.warn(
             f"{picture} was drawn by {changed}; the last bits may differ", FluxnbWarning, stacklevel=2
         )
-    return _given(asdict(again.loading) | {"model_version": name or DEMO, "local_ckpt": chosen.local_ckpt})
+    loading = asdict(again.loading) | {"model_version": name or DEMO, "local_ckpt": chosen.local_ckpt}
+    if chosen.local_ckpt is not None:
+        loading["revision"] = None  # of the files on the hub, not of these
+    return _given(loading)
 
 
 def _summary(log: dict, is_long: bool) -> str:
