@@ -18,6 +18,7 @@ from fluxnb.model.config import MMDiTConfig
 from fluxnb.model.layers import Attend, attention
 from fluxnb.probe import GROUPS, Probe, Question, Tokens, resolve
 from fluxnb.texts import TextEmbedding
+from fluxnb.trust import lookup
 
 Answer = tuple[np.ndarray, np.ndarray, Mass]
 """Weights (..., h*w), those of the words (..., words), and mass."""
@@ -52,7 +53,7 @@ class Asked:
             key = question.blocks, question.heads, question.is_row
             shared.setdefault(key, []).append(question)
         self._parts = tuple(
-            _Rows(part, found) if part[0].is_row else _Columns(part, found) for part in shared.values()
+            (_Rows if part[0].is_row else _Columns)(part, found, depth) for part in shared.values()
         )
 
     def hearing(self, step: int, sigma: float, without: frozenset[int] = frozenset()) -> Hearing:
@@ -76,9 +77,11 @@ class _Part:
     Args:
         questions: At least one.
         tokens: Those of the pass.
+        depth: Numbers of double and of single blocks.
     """
 
-    def __init__(self, questions: list[Question], tokens: Tokens):
+    def __init__(self, questions: list[Question], tokens: Tokens, depth: tuple[int, int]):
+        self.depth = depth
         self.questions = questions
         self.tokens = tokens
         self.words = tuple(word.text for word in tokens.words)
@@ -100,8 +103,8 @@ class _Part:
 class _Rows(_Part):
     """Questions about what is looked at."""
 
-    def __init__(self, questions: list[Question], tokens: Tokens):
-        super().__init__(questions, tokens)
+    def __init__(self, questions: list[Question], tokens: Tokens, depth: tuple[int, int]):
+        super().__init__(questions, tokens, depth)
         self._positions = sorted(set().union(*self._sets))
         share = averages(self._sets, tokens.length)[:, self._positions]  # (G, P)
         self._read = partial(rows, average=mx.array(share), is_mean=self._is_mean)
@@ -123,8 +126,8 @@ class _Rows(_Part):
 class _Columns(_Part):
     """Questions about who looks."""
 
-    def __init__(self, questions: list[Question], tokens: Tokens):
-        super().__init__(questions, tokens)
+    def __init__(self, questions: list[Question], tokens: Tokens, depth: tuple[int, int]):
+        super().__init__(questions, tokens, depth)
         self._groups = mx.array(indicators([*self._sets, *tokens.groups], tokens.length))
         self._words = averages(self._spans, tokens.length)
 
@@ -185,6 +188,7 @@ class Hearing:
         made = {}
         for part, reader in self._readers:
             blocks, size = tuple(sorted(reader.blocks)), part.tokens.size
+            is_measured = part.questions[0].heads == "mean"
             for question, (weights, text, mass) in zip(
                 part.questions, part.answers(reader.result()), strict=True
             ):
@@ -199,6 +203,9 @@ class Hearing:
                     sigma=self._sigma,
                     words=part.words,
                     text=frozen(text),
+                    trust=lookup(question.direction, blocks, self._sigma, part.depth)
+                    if is_measured
+                    else None,
                 )
         return tuple(made[id(question)] for question in self._questions)
 

@@ -13,6 +13,7 @@ import mlx.core as mx
 import numpy as np
 
 from fluxnb import concepts as concept_attention
+from fluxnb import trust
 from fluxnb.asked import Asked, averages, frozen, indicators, present, tokens
 from fluxnb.errors import InputError
 from fluxnb.listen import Listener, Reader, overhear
@@ -178,7 +179,10 @@ def concepts(
     mean = np.array(mx.stack(weights).mean(axis=0)).reshape(-1, *(side // 2 for side in run.latent_size))
     sigmas = tuple(run.steps[i].sigma for i in steps)
     heard = tuple(sorted(set().union(*left.values())))
-    return ConceptMaps(frozen(mean), names, steps, sigmas, heard)
+    known = None
+    if len(steps) == 1:  # a mean over several was not measured
+        known = trust.lookup("concepts", heard, sigmas[0], session.pipeline.blocks)
+    return ConceptMaps(frozen(mean), names, steps, sigmas, heard, known)
 
 
 def _image_side(run: Run, step: int, blocks: tuple[int, ...]) -> concept_attention.ImageSide:

@@ -116,7 +116,7 @@ def _groups(blocks: tuple[int, ...], depth: tuple[int, int], own_depth: tuple[in
         "all": range(both),
         "later": range(double // 2, double),
     }
-    names = [name for name, group in named.items() if blocks == tuple(group)]
+    names = [name for name, group in named.items() if blocks and blocks == tuple(group)]
     if len(blocks) == 1 and depth == own_depth:
         names.append(str(blocks[0]))
     return tuple(names)
