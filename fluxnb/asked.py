@@ -18,7 +18,7 @@ from fluxnb.model.config import MMDiTConfig
 from fluxnb.model.layers import Attend, attention
 from fluxnb.probe import GROUPS, Probe, Question, Tokens, resolve
 from fluxnb.texts import TextEmbedding
-from fluxnb.trust import Trust, lookup
+from fluxnb.trust import lookup
 
 Answer = tuple[np.ndarray, np.ndarray, Mass]
 """Weights (..., h*w), those of the words (..., words), and mass."""
@@ -46,14 +46,14 @@ class Asked:
     ):
         """Finds what the probes name."""
         found = tokens(text, latent_size)
-        self._depth = config.depth, config.depth_single
-        self._questions = tuple(resolve(probe, found, self._depth, config.heads) for probe in probes)
+        depth = config.depth, config.depth_single
+        self._questions = tuple(resolve(probe, found, depth, config.heads) for probe in probes)
         shared: dict[tuple, list[Question]] = {}
         for question in self._questions:
             key = question.blocks, question.heads, question.is_row
             shared.setdefault(key, []).append(question)
         self._parts = tuple(
-            _Rows(part, found) if part[0].is_row else _Columns(part, found) for part in shared.values()
+            (_Rows if part[0].is_row else _Columns)(part, found, depth) for part in shared.values()
         )
 
     def hearing(self, step: int, sigma: float, without: frozenset[int] = frozenset()) -> Hearing:
@@ -68,7 +68,7 @@ class Asked:
             InputError: if that leaves no block to read.
         """
         readers = [(part, part.reader(present(part.questions[0].blocks, without))) for part in self._parts]
-        return Hearing(self._questions, readers, step, sigma, self._depth)
+        return Hearing(self._questions, readers, step, sigma)
 
 
 class _Part:
@@ -77,9 +77,11 @@ class _Part:
     Args:
         questions: At least one.
         tokens: Those of the pass.
+        depth: Numbers of double and of single blocks.
     """
 
-    def __init__(self, questions: list[Question], tokens: Tokens):
+    def __init__(self, questions: list[Question], tokens: Tokens, depth: tuple[int, int]):
+        self.depth = depth
         self.questions = questions
         self.tokens = tokens
         self.words = tuple(word.text for word in tokens.words)
@@ -101,8 +103,8 @@ class _Part:
 class _Rows(_Part):
     """Questions about what is looked at."""
 
-    def __init__(self, questions: list[Question], tokens: Tokens):
-        super().__init__(questions, tokens)
+    def __init__(self, questions: list[Question], tokens: Tokens, depth: tuple[int, int]):
+        super().__init__(questions, tokens, depth)
         self._positions = sorted(set().union(*self._sets))
         share = averages(self._sets, tokens.length)[:, self._positions]  # (G, P)
         self._read = partial(rows, average=mx.array(share), is_mean=self._is_mean)
@@ -124,8 +126,8 @@ class _Rows(_Part):
 class _Columns(_Part):
     """Questions about who looks."""
 
-    def __init__(self, questions: list[Question], tokens: Tokens):
-        super().__init__(questions, tokens)
+    def __init__(self, questions: list[Question], tokens: Tokens, depth: tuple[int, int]):
+        super().__init__(questions, tokens, depth)
         self._groups = mx.array(indicators([*self._sets, *tokens.groups], tokens.length))
         self._words = averages(self._spans, tokens.length)
 
@@ -154,7 +156,6 @@ class Hearing:
         readers: For each part of them its reader.
         step: Index of the step that the pass belongs to.
         sigma: Its noise level.
-        depth: Numbers of the network's double and single blocks.
     """
 
     def __init__(
@@ -163,14 +164,12 @@ class Hearing:
         readers: list[tuple[_Part, Reader]],
         step: int,
         sigma: float,
-        depth: tuple[int, int],
     ):
         """Has heard nothing yet."""
         self._questions = questions
         self._readers = readers
         self._step = step
         self._sigma = sigma
-        self._depth = depth
         self._maps: tuple[AttentionMap, ...] | None = None
 
     def around(self, attend: Attend = attention, is_replay: bool = False) -> Listener:
@@ -189,6 +188,7 @@ class Hearing:
         made = {}
         for part, reader in self._readers:
             blocks, size = tuple(sorted(reader.blocks)), part.tokens.size
+            is_measured = part.questions[0].heads == "mean"
             for question, (weights, text, mass) in zip(
                 part.questions, part.answers(reader.result()), strict=True
             ):
@@ -203,15 +203,11 @@ class Hearing:
                     sigma=self._sigma,
                     words=part.words,
                     text=frozen(text),
-                    trust=self._trust(question, blocks),
+                    trust=lookup(question.direction, blocks, self._sigma, part.depth)
+                    if is_measured
+                    else None,
                 )
         return tuple(made[id(question)] for question in self._questions)
-
-    def _trust(self, question: Question, blocks: tuple[int, ...]) -> Trust | None:
-        """Looks up what was measured of such maps: those of words, the mean over the heads."""
-        if question.heads != "mean":
-            return None
-        return lookup(question.direction, blocks, self._sigma, self._depth)
 
 
 def present(blocks: tuple[int, ...], without: frozenset[int]) -> tuple[int, ...]:
