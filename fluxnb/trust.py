@@ -23,6 +23,9 @@ NAMES = {"image_to_word": "columns", "word_to_image": "rows", "concepts": "conce
 class Trust:
     """How well maps of one kind find the objects of their words, measured on the demo model.
 
+    The network was as it is, without an intervention, and concepts were the scene's objects and "background".
+    A high figure does not say that the object is in the picture: see `demo/RECIPE.md` for what fails.
+
     Args:
         method: "image_to_word", "word_to_image" or "concepts"; the mean over all heads.
         blocks: "double", "single", "all"; "later", the later half of the double blocks, as concept maps take
