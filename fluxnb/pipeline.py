@@ -32,16 +32,20 @@ class FluxPipeline(DiffusionKitCalls):
     """FLUX.1, loaded and ready; all its arrays are evaluated, so any thread may call it, one at a time.
 
     Args:
-        model_version: Name in the catalog, e.g. "fluxnb/demo", which needs no network.
+        model_version: Name in the catalog, e.g. "fluxnb/demo", which needs no network; any "owner/name" on
+            the hub, which is downloaded as far as it is not in the cache; or the path of a folder or file.
         shift: Static shift of every run that names none; None for the model's own.
         low_memory_mode: See `checkpoints.store.load`, as for the four below.
         a16: Activations in 16 bits.
         w16: Weights in 16 bits.
         quantize: Bits of a weight, None for as they are.
         local_ckpt: Folder or file to take the weights from.
+        revision: Branch, tag or commit of a model on the hub, None for the newest.
 
     Raises:
         UnknownModelError: if there is no such name.
+        InputError: if there is no such revision.
+        DownloadError: if the model cannot be had from the hub.
         CheckpointError: if the files are none of that model.
     """
 
@@ -54,6 +58,7 @@ class FluxPipeline(DiffusionKitCalls):
         w16: bool = False,
         quantize: int | None = None,
         local_ckpt: str | None = None,
+        revision: str | None = None,
     ):
         """Loads the networks."""
         shift = None if shift is None else checks.number("shift", shift, above=0)
@@ -64,6 +69,7 @@ class FluxPipeline(DiffusionKitCalls):
             w16=w16,
             quantize=quantize,
             local_ckpt=local_ckpt,
+            revision=revision,
         )
         self._take(networks, shift)
 

@@ -1,11 +1,13 @@
 """Rules for all tests: nothing is downloaded, and in CI nothing that could be installed is skipped."""
 
 import os
+import tempfile
 from importlib.util import find_spec
 
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HOME"] = f"{tempfile.gettempdir()}/fluxnb-no-cache"  # what the tester has in his is not seen
 
 IN_CI = bool(os.environ.get("CI"))
 PARITY = all(find_spec(name) for name in ("torch", "diffusers"))

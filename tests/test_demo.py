@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fluxnb import FluxSession
-from fluxnb.checkpoints.store import DEMO_FOLDER
+from fluxnb.checkpoints.sources import DEMO_FOLDER
 
 GROUNDS = {"red": (214, 60, 54), "green": (96, 170, 92), "blue": (84, 140, 214), "black": (34, 34, 38)}
 

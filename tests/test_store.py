@@ -376,16 +376,6 @@ def test_a_name_that_nobody_knows_is_refused():
         store.load("fluxnb/dmeo")
 
 
-def test_a_model_that_is_not_here_says_how_to_get_it():
-    with pytest.raises(InputError, match=r"hf download black-forest-labs/FLUX.1-dev.*local_ckpt="):
-        store.load("black-forest-labs/FLUX.1-dev")
-
-
-def test_what_is_no_path_is_refused():
-    with pytest.raises(InputError, match="local_ckpt is 3; give the path of a folder or file"):
-        store.load(local_ckpt=3)
-
-
 def test_a_folder_of_flux_is_known_by_its_sizes():
     assert store.known(schnell(), catalog.DEMO) is catalog.SCHNELL
     assert store.known(dev(), catalog.DEMO) is catalog.DEV

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from fluxnb.checkpoints.places import Place, diffusers, diffusionkit
@@ -52,6 +53,10 @@ class Entry:
     def repos(self) -> tuple[str, ...]:
         """Repositories that it is downloaded from, its own first."""
         return tuple(dict.fromkeys(place.repo for place in self.places))
+
+    def only(self, components: Collection[str]) -> "Entry":
+        """Gives the entry with the places of some components."""
+        return replace(self, places=tuple(place for place in self.places if place.component in components))
 
 
 DEMO = Entry(
@@ -108,7 +113,7 @@ def find(name: str) -> Entry:
 
     Args:
         name: as in `ENTRIES`, upper and lower case alike; or any "owner/name" of a repository on the hub in
-            the layout of diffusers, whose defaults are those of FLUX.1-schnell until its sizes are known.
+            the layout of diffusers, whose defaults are the demo model's until its sizes are known.
 
     Raises:
         UnknownModelError: no model of that name; the message lists the names there are.
@@ -116,18 +121,24 @@ def find(name: str) -> Entry:
     names = {entry.name.lower(): entry for entry in ENTRIES}
     if isinstance(name, str) and name.lower() in names:
         return names[name.lower()]
-    if isinstance(name, str) and HUB_NAME.fullmatch(name) and not name.lower().startswith(OWN):
+    if isinstance(name, str) and _is_repo(name) and not name.lower().startswith(OWN):
         places = (Place("model_index", name, ""), *diffusers(name))
-        return replace(SCHNELL, name=name, licence="unknown", places=places)
+        return replace(DEMO, name=name, licence="unknown", places=places)
     raise UnknownModelError(
         f"there is no model named {name!r}; {hint(name)}the names are {listed()}, and any owner/name on the "
         "hub or path on this disk will do"
     )
 
 
+def _is_repo(name: str) -> bool:
+    """Tells whether a name can be that of a repository, by the hub's rules."""
+    return bool(HUB_NAME.fullmatch(name)) and ".." not in name and "--" not in name
+
+
 def hint(name: object) -> str:
     """Asks whether a name that is near to another was meant: "did you mean 'fluxnb/demo'? ", or ""."""
     names = {entry.name.lower(): entry.name for entry in ENTRIES}
+    names |= {entry.name.lower().split("/")[1]: entry.name for entry in ENTRIES}  # without its owner
     near = difflib.get_close_matches(str(name).lower(), names, n=1)
     return f"did you mean {names[near[0]]!r}? " if near else ""
 

@@ -41,7 +41,10 @@ UNUSED = {
 COPIES = (r"t5_blocks\.\d+\.(attention\.SelfAttention\.relative_attention_bias\..*)", r"t5_blocks.0.\1")
 """What mflux's T5 has in every block, and which one we take."""
 
-VARIANTS = {6: "FLUX.1-Fill, which fills in a picture", 2: "FLUX.1-Depth or -Canny, which draws over a picture"}
+VARIANTS = {
+    6: "FLUX.1-Fill, which fills in a picture",
+    2: "FLUX.1-Depth or -Canny, which draws over a picture",
+}
 """Numbers in an image token, in those of FLUX.1's own -> what such a transformer is."""
 
 
@@ -101,7 +104,9 @@ def _tensors(name: str, path: Path) -> tuple[Tensors, Kind]:
     shapes = {tensor: array.shape for tensor, array in tensors.arrays.items()}
     found = {kind.component: kind for kind in kinds.tell(shapes)}
     if name not in found:
-        held = kinds.other(shapes) or ", ".join(found) or f"nothing known, but {layouts.listed(sorted(shapes))}"
+        held = (
+            kinds.other(shapes) or ", ".join(found) or f"nothing known, but {layouts.listed(sorted(shapes))}"
+        )
         raise CheckpointError(f"{tensors.origin} holds {held}, expected the {name} of a FLUX.1; take that")
     kind = found[name]
     kept = {
@@ -156,4 +161,3 @@ def _check_variant(config: MMDiTConfig, origin: Path) -> None:
             f"{origin} is a {VARIANTS[times]}: its image tokens have {config.in_channels} numbers, those of "
             f"FLUX.1-schnell and FLUX.1-dev {config.out_channels}; take one of these, the others cannot be run"
         )
-

@@ -1,7 +1,7 @@
 """From the hub to this disk by huggingface_hub: its cache, token, revisions, offline switch, progress bars.
 
-Only `fetch` downloads, and only the files that an entry of the catalog needs. Knows nothing of networks, or of
-what is in a file. Import it when a model on the hub is named: huggingface_hub takes some tenths of a second.
+Only `fetch` downloads, and only the files that an entry of the catalog needs. Knows nothing of networks, or
+of what is in a file. To be imported when a model on the hub is named, since huggingface_hub takes a while.
 
 Weights are fetched into the cache by `_fetch_weights` instead of `hf_hub_download`, whose newer versions (2.4
 for one) throw away what they have of a file when a download breaks off. It is the same cache, with the same
@@ -11,7 +11,7 @@ lock and the same name for a file in the making.
 import hashlib
 import re
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,13 +100,22 @@ def fetch(entry: Entry, revision: str | None = None) -> Parts:
     for repo, places, asked in _repositories(entry, revision):
         snapshots[repo] = _look_up(repo, places, asked)
     _check_space(entry, snapshots.values())
-    _check_pipeline(entry, snapshots[entry.repos[0]])
+    _check_pipeline(entry, snapshots)
     for snapshot in snapshots.values():
         for file in snapshot.absent:
             _download(snapshot, file)
-    found = {place.component: snapshots[place.repo].folder / place.path for place in entry.places}
-    found.pop("model_index", None)
-    return Parts(**{"scheduler": None} | found)
+    return _parts(entry, {repo: snapshot.folder for repo, snapshot in snapshots.items()})
+
+
+def held(entry: Entry, revision: str | None = None) -> Parts | None:
+    """Tells where the components of a model lie in the cache, None if one is not there; asks nobody."""
+    if absent(entry, revision):
+        return None
+    folders = {
+        repo: _home(repo) / "snapshots" / _cached(repo, places, asked)[0]
+        for repo, places, asked in _repositories(entry, revision)
+    }
+    return _parts(entry, folders)
 
 
 def absent(entry: Entry, revision: str | None = None) -> tuple[str, ...]:
@@ -126,7 +135,13 @@ def _repositories(entry: Entry, revision: str | None) -> Iterator[tuple[str, tup
         )
     for repo in entry.repos:
         places = tuple(place for place in entry.places if place.repo == repo)
-        yield repo, places, revision if repo == entry.repos[0] else None
+        yield repo, places, revision if repo == entry.name else None
+
+
+def _parts(entry: Entry, folders: Mapping[str, Path]) -> Parts:
+    """Tells where the components lie, by the folders of the repositories."""
+    places = [place for place in entry.places if place.component != "model_index"]
+    return Parts(**{place.component: folders[place.repo] / place.path for place in places})
 
 
 def _look_up(repo: str, places: Collection[Place], revision: str | None) -> Snapshot:
@@ -186,10 +201,11 @@ def _check_space(entry: Entry, snapshots: Collection[Snapshot]) -> None:
         )
 
 
-def _check_pipeline(entry: Entry, own: Snapshot) -> None:
+def _check_pipeline(entry: Entry, snapshots: Mapping[str, Snapshot]) -> None:
     """Refuses a repository of another kind than FLUX.1's, before its weights are downloaded."""
     if all(place.component != "model_index" for place in entry.places):
         return
+    own = snapshots[entry.name]
     for file in own.absent:
         if file.name == "model_index.json":
             _download(own, file)

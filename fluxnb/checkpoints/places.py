@@ -1,4 +1,4 @@
-"""Where the components of a model lie on the hub, and which files of a repository each needs; touches neither.
+"""Where the components of a model lie on the hub, and which files of a repository each needs; opens none.
 
 Nothing else of a repository is downloaded: FLUX.1's hold the weights twice, once for diffusers and once as a
 single file.

@@ -57,7 +57,9 @@ class Shapes:
 
     def wrong(self, what: str) -> CheckpointError:
         """Says what is wrong with the files."""
-        return CheckpointError(f"{self.origin}: {what}; take a whole file of a FLUX.1, or one with config.json")
+        return CheckpointError(
+            f"{self.origin}: {what}; take a whole file of a FLUX.1, or one with config.json"
+        )
 
 
 def mmdit(shapes: Shapes) -> MMDiTConfig:

@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from fluxnb import flow
-from fluxnb.checkpoints.store import DEMO_FOLDER
+from fluxnb.checkpoints.sources import DEMO_FOLDER
 from fluxnb.pipeline import FluxPipeline
 from fluxnb.session import FluxSession
 from fluxnb.training import tokenizers
