@@ -1,23 +1,25 @@
 """The four networks together: text to embedding, latents to velocity, latents to picture, prompt to picture.
 
-A `FluxPipeline` remembers nothing between calls; a session (`fluxnb.session`) keeps the steps of a run.
+A `FluxPipeline` remembers nothing between calls, but in low memory mode the last texts, whose encoders are
+gone by then; a session (`fluxnb.session`) keeps the steps of a run.
 Letters: see `fluxnb.model`. Latents are float32, (1, H, W, C), normalised as the transformer sees them.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
+from functools import lru_cache, partial
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
-from fluxnb import checks, flow, images
-from fluxnb.checkpoints import store
+from fluxnb import checks, flow, images, memory, texts
+from fluxnb.checkpoints import native, store
+from fluxnb.checkpoints.networks import Networks, SwappedNetworks
 from fluxnb.diffusionkit import DiffusionKitCalls
 from fluxnb.errors import InputError
 from fluxnb.flow import Step
@@ -25,7 +27,9 @@ from fluxnb.model import mmdit
 from fluxnb.model.layers import Attend, attention
 from fluxnb.settings import Settings, fill_in, warn_of_no_effect
 from fluxnb.source import Source, read
-from fluxnb.texts import TextEmbedding, notes_on, warn_of_texts
+from fluxnb.texts import TextEmbedding, warn_of_texts
+
+TEXTS_KEPT = 8  # embeddings in low memory mode; 8 MB each for FLUX.1-dev
 
 
 class FluxPipeline(DiffusionKitCalls):
@@ -36,9 +40,9 @@ class FluxPipeline(DiffusionKitCalls):
             the hub, which is downloaded as far as it is not in the cache; or the path of a folder or file.
         shift: Static shift of every run that names none; None for the model's own.
         low_memory_mode: See `checkpoints.store.load`, as for the four below.
-        a16: Activations in 16 bits.
-        w16: Weights in 16 bits.
-        quantize: Bits of a weight, None for as they are.
+        a16: Streams in bfloat16.
+        w16: Weights in bfloat16.
+        quantize: Bits of a weight, 3, 4, 6 or 8; None for as they are.
         local_ckpt: Folder or file to take the weights from.
         revision: Branch, tag or commit of a model on the hub, None for the newest.
 
@@ -74,16 +78,36 @@ class FluxPipeline(DiffusionKitCalls):
         self._take(networks, shift)
 
     @classmethod
-    def from_networks(cls, networks: store.Networks, shift: float | None = None) -> FluxPipeline:
+    def from_networks(cls, networks: Networks | SwappedNetworks, shift: float | None = None) -> FluxPipeline:
         """Makes a pipeline of networks that are there already, all their parameters evaluated."""
         pipeline = cls.__new__(cls)
         pipeline._take(networks, None if shift is None else checks.number("shift", shift, above=0))
         return pipeline
 
-    def _take(self, networks: store.Networks, shift: float | None) -> None:
+    def _take(self, networks: Networks | SwappedNetworks, shift: float | None) -> None:
         """Keeps the networks, and their defaults with the shift that is wished."""
         self.networks = networks
+        self._encode = partial(texts.encode, networks)
+        if isinstance(networks, SwappedNetworks):
+            self._encode = lru_cache(TEXTS_KEPT)(self._encode)
         self.entry = networks.entry if shift is None else replace(networks.entry, shift=shift)
+
+    def save(self, path: str | Path, overwrite: bool = False) -> Path:
+        """Saves the model as it is in memory, to be loaded again by its path, with the same bits.
+
+        Args:
+            path: Of a folder; it is written whole or not at all, see `checkpoints.native`.
+            overwrite: Replace a model that was saved there.
+
+        Returns:
+            The folder.
+
+        Raises:
+            InputError: if something else is there, or it cannot be written.
+        """
+        folder = Path(path).expanduser()
+        native.write(folder, self.networks, self.entry, overwrite)
+        return folder
 
     def __repr__(self) -> str:
         """Names the model."""
@@ -92,7 +116,7 @@ class FluxPipeline(DiffusionKitCalls):
     @property
     def blocks(self) -> tuple[int, int]:
         """Numbers of double and of single blocks."""
-        config = self.networks.mmdit.config
+        config = self.networks.configs.mmdit
         return config.depth, config.depth_single
 
     def encode_text(self, text: str, cfg_weight: float = 0.0, negative_text: str = "") -> TextEmbedding:
@@ -111,21 +135,8 @@ class FluxPipeline(DiffusionKitCalls):
         """
         checks.text("the text", text)
         negative = None if cfg_weight in (0, 1) else self.encode_text(negative_text)
-        nets = self.networks
-        clip_ids, clip_cut = nets.clip_tokenizer.encode(text)
-        t5_ids, t5_cut = nets.t5_tokenizer.encode(text)
-        txt = nets.t5(mx.array([t5_ids])).astype(mx.float32)  # (1, L, D)
-        vec = nets.clip(mx.array([clip_ids]))[1].astype(mx.float32)  # (1, D)
-        mx.eval(txt, vec)
-        return TextEmbedding(
-            text=text,
-            txt=txt,
-            vec=vec,
-            words=nets.t5_tokenizer.words(text),
-            end=nets.t5_tokenizer.end(text),
-            notes=notes_on(text, {"T5": t5_cut, "CLIP": clip_cut}),
-            negative=negative,
-        )
+        embedding = self._encode(text)
+        return embedding if negative is None else replace(embedding, negative=negative)
 
     def velocity(
         self,
@@ -164,7 +175,7 @@ class FluxPipeline(DiffusionKitCalls):
         size = latents.shape[1:3]
         network = mmdit.without(self.networks.mmdit, without)
         velocity = network(
-            flow.pack(latents),
+            flow.pack(latents).astype(self.networks.dtype),
             text.txt,
             text.vec,
             mx.array([sigma]),
@@ -198,7 +209,7 @@ class FluxPipeline(DiffusionKitCalls):
         """
         without = frozenset()
         if attend is None and settings.intervention is not None:
-            config = self.networks.mmdit.config
+            config = self.networks.configs.mmdit
             attend, without = settings.intervention.at(index, text.words, text.txt.shape[1], config)
         return self.velocity(
             latents,
@@ -232,7 +243,7 @@ class FluxPipeline(DiffusionKitCalls):
         A run from a picture takes the second array of its seed, since diffusers samples the picture's latents
         with the first.
         """
-        channels = self.networks.vae.config.latent_channels
+        channels = self.networks.configs.vae.latent_channels
         draw = 0 if settings.image is None else 1
         return flow.noise(settings.seed, settings.latent_size, channels, draw)
 
@@ -240,8 +251,9 @@ class FluxPipeline(DiffusionKitCalls):
         """Returns what a run starts from, noise or a picture in noise: (1, H, W, C), evaluated.
 
         Raises:
-            InputError: if it starts from another picture than `source`.
+            InputError: if it starts from another picture than `source`, or memory does not suffice.
         """
+        memory.check(self.networks, settings.latent_size)
         digest = None if source is None else source.digest
         if digest != settings.image:
             raise InputError(
@@ -264,20 +276,20 @@ class FluxPipeline(DiffusionKitCalls):
             latent_size: (H, W) in latent cells of 8 pixels.
             seed: Of the sample of the autoencoder's distribution that diffusers takes; None for its mean.
         """
-        vae = self.networks.vae
-        mean, deviation = vae.distribution(mx.array(source.pixels(latent_size)))
+        config = self.networks.configs.vae
+        mean, deviation = self.networks.vae.distribution(mx.array(source.pixels(latent_size)))
         if seed is not None:
-            mean = mean + deviation * flow.noise(seed, latent_size, vae.config.latent_channels)
-        return ((mean - vae.config.shift_factor) * vae.config.scale_factor).astype(mx.float32)
+            mean = mean + deviation * flow.noise(seed, latent_size, config.latent_channels)
+        return ((mean - config.shift_factor) * config.scale_factor).astype(mx.float32)
 
     def raw(self, latents: mx.array) -> mx.array:
         """Returns latents as the autoencoder takes them."""
-        config = self.networks.vae.config
+        config = self.networks.configs.vae
         return latents / config.scale_factor + config.shift_factor
 
     def decode(self, latents: mx.array) -> Image.Image:
         """Decodes latents (1, H, W, C) to a picture of 8 H x 8 W pixels."""
-        pixels = self.networks.vae.decode(self.raw(latents))
+        pixels = self.networks.vae.decode(self.raw(latents).astype(self.networks.dtype))
         return images.picture(np.array(pixels.astype(mx.float32)))  # (1, 8H, 8W, 3)
 
     def denoise(
@@ -375,15 +387,16 @@ class FluxPipeline(DiffusionKitCalls):
 
     def _draw(self, settings: Settings, source: Source | None, verbose: bool) -> tuple[Image.Image, dict]:
         """Draws a picture; called by what the user called."""
+        memory.check(self.networks, settings.latent_size)
         start, log = time.perf_counter(), {"seed": settings.seed}
-        with _logged(log, "text_encoding"):
+        with memory.logged(log, "text_encoding"):
             text = self.encode_text(settings.prompt)
             negative = self.encode_text(settings.negative_text) if settings.has_cfg else None
         warn_of_texts(text, negative, depth=4)
-        with _logged(log, "denoising"):
+        with memory.logged(log, "denoising"):
             latents, seconds = self.denoise(settings, source, text, negative, verbose)
         log["denoising"]["iter_time"] = seconds
-        with _logged(log, "decoding"):
+        with memory.logged(log, "decoding"):
             image = self.decode(latents)
         log["width"], log["height"] = image.size
         log["peak_memory"] = max(
@@ -391,21 +404,3 @@ class FluxPipeline(DiffusionKitCalls):
         )
         log["total_time"] = round(time.perf_counter() - start, 3)
         return image, log
-
-
-@contextmanager
-def _logged(log: dict, phase: str) -> Iterator[None]:
-    """Notes the time and memory of a phase of `generate_image`, in seconds and GB."""
-    start = time.perf_counter()
-    mx.reset_peak_memory()
-    log[phase] = {"pre": _memory()}
-    yield
-    log[phase] |= {"post": _memory(), "time": round(time.perf_counter() - start, 3)}
-
-
-def _memory() -> dict[str, float]:
-    """Returns MLX's memory in GB."""
-    return {
-        "peak_memory": round(mx.get_peak_memory() / 1e9, 3),
-        "active_memory": round(mx.get_active_memory() / 1e9, 3),
-    }

@@ -270,7 +270,7 @@ class Run(Questions):
                 latents = pipeline.first_latents(settings, self.source)
         text = self.text if prompt is None else self.session.encode_text(settings.prompt)
         if settings.intervention is not None:
-            config = pipeline.networks.mmdit.config
+            config = pipeline.networks.configs.mmdit
             settings.intervention.check(text.words, config, settings.num_steps, at)
         run = Run(
             self.session, settings, latents, self.steps[:at], parent=self, text=text, source=self.source
@@ -322,7 +322,7 @@ class Run(Questions):
         """
         index = self._made(step)
         owner, record = self._owner(index), self.steps[index]
-        text, config = owner.text, self.session.pipeline.networks.mmdit.config
+        text, config = owner.text, self.session.pipeline.networks.configs.mmdit
         name, positions = probe.find_word(word, text.words)
         numbers = probe.find_blocks(blocks, config.depth, config.depth_single)
         heads = probe.find_heads(heads, config.heads)

@@ -88,7 +88,7 @@ class FluxSession:
         if latents is not None:
             if source is not None:
                 raise InputError("image and latents are both given to start from; give one of them")
-            channels = self.pipeline.networks.vae.config.latent_channels
+            channels = self.pipeline.networks.configs.vae.latent_channels
             latents = given.latents(latents, channels, latent_size)
             latent_size = latents.shape[1:3]
         settings = fill_in(

@@ -16,7 +16,7 @@ FLOORS = (
     ("images", "checks", "backend"),
     ("model",),
     ("flow", "checkpoints", "source", "texts"),
-    ("settings", "probe", "altered"),
+    ("settings", "probe", "altered", "memory"),
     ("interventions", "diffusionkit"),
     ("pipeline",),
     ("given", "family", "bisection", "effect"),

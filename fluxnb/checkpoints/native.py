@@ -142,7 +142,7 @@ def _write_weights(path: Path, network: nn.Module) -> list[int]:
 
 @contextmanager
 def _in_place_of(folder: Path) -> Iterator[Path]:
-    """Gives an empty folder that takes the place of another at the end; after an error nothing has changed."""
+    """Gives an empty folder that takes the place of another at the end; after an error nothing changes."""
     temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
     old = temporary.with_suffix(".old")
     try:

@@ -65,7 +65,7 @@ def load(
     """
     if quantize is not None and (isinstance(quantize, bool) or quantize not in BITS):
         raise InputError(
-            f"quantize is {quantize!r}; give one of {', '.join(map(str, BITS))}, or None for weights as they are"
+            f"quantize is {quantize!r}; give one of {', '.join(map(str, BITS))}, or None to keep all bits"
         )
     entry, parts = locate(model_version, local_ckpt, revision)
     backend.setup()
