@@ -23,28 +23,31 @@ from fluxnb.errors import (
     PromptWarning,
     UnknownModelError,
 )
+from fluxnb.version import __version__
 
 if TYPE_CHECKING:
+    from fluxnb.effect import Effect
     from fluxnb.flow import Step
+    from fluxnb.interventions import Intervention
+    from fluxnb.maps import AttentionMap
     from fluxnb.pipeline import FluxPipeline
-    from fluxnb.probe import AttentionMap
     from fluxnb.run import Run
     from fluxnb.session import FluxSession
     from fluxnb.widgets import FluxWidget
-
-__version__ = "0.1.0"
 
 __all__ = [
     "AttentionMap",
     "BackendError",
     "CheckpointError",
     "DownloadError",
+    "Effect",
     "FluxPipeline",
     "FluxSession",
     "FluxWidget",
     "FluxnbError",
     "FluxnbWarning",
     "InputError",
+    "Intervention",
     "PromptWarning",
     "Run",
     "Step",
@@ -53,10 +56,12 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AttentionMap": "fluxnb.probe",
+    "AttentionMap": "fluxnb.maps",
+    "Effect": "fluxnb.effect",
     "FluxPipeline": "fluxnb.pipeline",
     "FluxSession": "fluxnb.session",
     "FluxWidget": "fluxnb.widgets",
+    "Intervention": "fluxnb.interventions",
     "Run": "fluxnb.run",
     "Step": "fluxnb.flow",
 }

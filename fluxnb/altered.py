@@ -75,7 +75,7 @@ class Altered:
     def __init__(self, edits: tuple[Edit, ...], text_length: int):
         """Only keeps what it is given."""
         self._edits = edits
-        self._text = text_length
+        self.text_length = text_length
 
     def __call__(self, q: mx.array, k: mx.array, v: mx.array, layer: int) -> mx.array:
         """Mixes the values (B, H, L, D) as block `layer` is told to."""
@@ -114,7 +114,7 @@ class Altered:
         by_text, by_image = (mx.array(row)[None, None, None].astype(q.dtype) for row in added)  # (1, 1, 1, L)
         if np.array_equal(*added):
             return backend.attention(q, k, v, scale, by_image)
-        text, image = mx.split(q, [self._text], axis=2)
+        text, image = mx.split(q, [self.text_length], axis=2)
         text = backend.attention(text, k, v, scale, by_text)
         image = mx.depends(image, text)  # one after the other, so that memory holds the scores of one
         return mx.concatenate([text, backend.attention(image, k, v, scale, by_image)], axis=2)

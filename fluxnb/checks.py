@@ -80,6 +80,19 @@ def choice(name: str, value: object, choices: Iterable[str]) -> str:
     return value
 
 
+def several(name: str, value: object, kind: type) -> tuple:
+    """Returns the items of `value` if all are of a kind.
+
+    Raises:
+        InputError: if they are not, or there are none to go through.
+    """
+    items = tuple(value) if isinstance(value, Iterable) else (value,)
+    for item in items:
+        if not isinstance(item, kind):
+            raise InputError(f"{name} holds {item!r}; give a list of {kind.__name__}(...)")
+    return items
+
+
 def latent_size(value: object) -> tuple[int, int]:
     """Returns `value` as (H, W) in latent cells, two positive even numbers.
 

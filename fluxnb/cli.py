@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from fluxnb import __version__
-from fluxnb.commands import lab
+from fluxnb.commands import lab, models
 from fluxnb.errors import FluxnbError
 
-COMMANDS = (lab,)
+COMMANDS = (lab, models)
 """In the order of `fluxnb --help`. Each module has `register(commands)`."""
 
 

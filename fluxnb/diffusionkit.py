@@ -76,8 +76,7 @@ class DiffusionKitCalls:
 
     def decode_latents_to_image(self, x_t: mx.array) -> mx.array:
         """Decodes raw latents (B, H, W, C) to pixels in 0..1, (B, 8 H, 8 W, 3), evaluated."""
-        pixels = self.networks.vae.decode(x_t.astype(self.networks.dtype)).astype(mx.float32)
-        pixels = mx.clip(pixels / 2 + 0.5, 0, 1)
+        pixels = mx.clip(self.pixels(x_t).astype(mx.float32) / 2 + 0.5, 0, 1)
         mx.eval(pixels)
         return pixels
 

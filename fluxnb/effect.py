@@ -17,8 +17,9 @@ from PIL import Image
 from fluxnb import flow
 from fluxnb.errors import InputError
 from fluxnb.interventions import Intervention
+from fluxnb.maps import AttentionMap
 from fluxnb.model.tokenizers import Word
-from fluxnb.probe import AttentionMap
+from fluxnb.settings import check_intervention
 
 if TYPE_CHECKING:
     from fluxnb.run import Run
@@ -73,7 +74,7 @@ def measure(
         InputError: if the intervention speaks of what does not exist, or is not meant for that step.
     """
     pipeline, record = run.session.pipeline, run.steps[step]
-    intervention.check(run.words, pipeline.networks.configs.mmdit, run.num_steps)
+    check_intervention(intervention).check(run.words, pipeline.networks.configs.mmdit, run.num_steps)
     if not intervention.acts_on(step):
         raise InputError(
             f"{intervention} is not meant for step {step}; give another step, or other steps=(a, b)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,8 @@ from fluxnb.settings import Settings
 
 if TYPE_CHECKING:
     from fluxnb.run import Run
+
+LONGEST = 60  # characters of a prompt
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,7 +37,7 @@ class Branch:
         """One line: where it branched off, what changed, how far it is."""
         done = f"{len(self.run.steps)} of {self.run.num_steps} steps"
         if self.parent is None:
-            return f"{self.run.prompt!r}, seed {self.run.seed}: {done}"
+            return f"{_short(self.run.prompt)}, seed {self.run.seed}: {done}"
         return f"at {self.at}: {', '.join(self.changes) or 'no change'}: {done}"
 
 
@@ -97,9 +100,9 @@ def changes(old: Settings, new: Settings, at: int) -> tuple[str, ...]:
     """Says in words what is other in `new`, settings of a fork after `at` steps."""
     told = []
     if (old.prompt, old.embedding) != (new.prompt, new.embedding):
-        told.append(f"prompt {new.prompt!r}")
+        told.append(f"prompt {_short(new.prompt)}")
     if old.negative_text != new.negative_text:
-        told.append(f"negative text {new.negative_text!r}")
+        told.append(f"negative text {_short(new.negative_text)}")
     if old.seed != new.seed:
         told.append(f"seed {new.seed}")
     if old.sigmas[at:] != new.sigmas[at:]:
@@ -111,6 +114,11 @@ def changes(old: Settings, new: Settings, at: int) -> tuple[str, ...]:
     if old.intervention != new.intervention:
         told.append(str(new.intervention))
     return tuple(told)
+
+
+def _short(text: str) -> str:
+    """Quotes a text, the end of a long one left out."""
+    return repr(textwrap.shorten(text, LONGEST, placeholder="..."))
 
 
 def _schedule(old: Settings, new: Settings, at: int) -> list[str]:

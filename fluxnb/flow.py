@@ -98,18 +98,6 @@ def schedule(num_steps: int, shift: float = 1.0, start: float = 1.0) -> tuple[fl
     return (float(start), *inner.tolist(), 0.0)
 
 
-def skipped_steps(num_steps: int, denoise: float) -> int:
-    """Returns how many steps of a schedule a run from a picture leaves out at its start.
-
-    diffusers' rule for `strength` (`FluxImg2ImgPipeline.get_timesteps`), rounding of floats included.
-
-    Args:
-        num_steps: Steps of the schedule.
-        denoise: How much of the picture to draw anew, above 0 (next to nothing) and at most 1 (everything).
-    """
-    return int(max(num_steps - min(num_steps * denoise, num_steps), 0))
-
-
 def own_schedule(sigmas: Iterable[float], start: float | None = None) -> tuple[float, ...]:
     """Returns noise levels of the caller's own, checked.
 
@@ -142,6 +130,18 @@ def own_schedule(sigmas: Iterable[float], start: float | None = None) -> tuple[f
             f"sigmas begins at {levels[0]:g}, but the noise level reached is {start:g}; begin there"
         )
     return levels if start is None else (start, *levels[1:])
+
+
+def skipped_steps(num_steps: int, denoise: float) -> int:
+    """Returns how many steps of a schedule a run from a picture leaves out at its start.
+
+    diffusers' rule for `strength` (`FluxImg2ImgPipeline.get_timesteps`), rounding of floats included.
+
+    Args:
+        num_steps: Steps of the schedule.
+        denoise: How much of the picture to draw anew, above 0 (next to nothing) and at most 1 (everything).
+    """
+    return int(max(num_steps - min(num_steps * denoise, num_steps), 0))
 
 
 def resolution_shift(

@@ -13,7 +13,7 @@ import numpy as np
 
 from fluxnb import checks
 from fluxnb.errors import InputError
-from fluxnb.pipeline import TextEmbedding
+from fluxnb.texts import TextEmbedding
 
 
 def latents(value: object, channels: int, latent_size: tuple[int, int] | None) -> mx.array:

@@ -8,18 +8,19 @@ Letters: see `fluxnb.model`. Latents are float32, (1, H, W, C), normalised as th
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 
 import mlx.core as mx
-import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
-from fluxnb import checks, flow, images, memory, texts
+from fluxnb import checks, flow, memory, texts
 from fluxnb.checkpoints import native, store
 from fluxnb.checkpoints.networks import Networks, SwappedNetworks
+from fluxnb.decoding import Decoding
 from fluxnb.diffusionkit import DiffusionKitCalls
 from fluxnb.errors import InputError
 from fluxnb.flow import Step
@@ -32,7 +33,7 @@ from fluxnb.texts import TextEmbedding, warn_of_texts
 TEXTS_KEPT = 8  # embeddings in low memory mode; 8 MB each for FLUX.1-dev
 
 
-class FluxPipeline(DiffusionKitCalls):
+class FluxPipeline(Decoding, DiffusionKitCalls):
     """FLUX.1, loaded and ready; all its arrays are evaluated, so any thread may call it, one at a time.
 
     Args:
@@ -45,6 +46,7 @@ class FluxPipeline(DiffusionKitCalls):
         quantize: Bits of a weight, 3, 4, 6 or 8; None for as they are.
         local_ckpt: Folder or file to take the weights from.
         revision: Branch, tag or commit of a model on the hub, None for the newest.
+        preview: Tiny autoencoder to load as well, see `load_preview`; None for none.
 
     Raises:
         UnknownModelError: if there is no such name.
@@ -63,19 +65,22 @@ class FluxPipeline(DiffusionKitCalls):
         quantize: int | None = None,
         local_ckpt: str | None = None,
         revision: str | None = None,
+        preview: str | None = None,
     ):
         """Loads the networks."""
         shift = None if shift is None else checks.number("shift", shift, above=0)
-        networks = store.load(
-            model_version,
-            low_memory_mode=low_memory_mode,
-            a16=a16,
-            w16=w16,
-            quantize=quantize,
-            local_ckpt=local_ckpt,
-            revision=revision,
-        )
-        self._take(networks, shift)
+        options = {
+            "low_memory_mode": low_memory_mode,
+            "a16": a16,
+            "w16": w16,
+            "quantize": quantize,
+            "local_ckpt": local_ckpt,
+            "revision": revision,
+        }
+        self._take(store.load(model_version, **options), shift)
+        self.arguments = {"model_version": model_version, "shift": shift, **options}
+        if preview is not None:
+            self.load_preview(preview)
 
     @classmethod
     def from_networks(cls, networks: Networks | SwappedNetworks, shift: float | None = None) -> FluxPipeline:
@@ -86,6 +91,7 @@ class FluxPipeline(DiffusionKitCalls):
 
     def _take(self, networks: Networks | SwappedNetworks, shift: float | None) -> None:
         """Keeps the networks, and their defaults with the shift that is wished."""
+        self.arguments: dict[str, object] | None = None  # that load it again; None if it was not loaded
         self.networks = networks
         self._encode = partial(texts.encode, networks)
         if isinstance(networks, SwappedNetworks):
@@ -195,6 +201,7 @@ class FluxPipeline(DiffusionKitCalls):
         text: TextEmbedding,
         negative: TextEmbedding | None,
         attend: Attend | None = None,
+        hear: Callable[[Attend], Attend] | None = None,
     ) -> mx.array:
         """Returns the velocity that step `index` of a run takes or would take, not evaluated.
 
@@ -206,21 +213,15 @@ class FluxPipeline(DiffusionKitCalls):
             text: What to draw.
             negative: Text that CFG leads away from, None for one pass.
             attend: Attention of the pass with the prompt, in place of the settings' intervention.
+            hear: Puts a listener around it.
         """
         without = frozenset()
         if attend is None and settings.intervention is not None:
             config = self.networks.configs.mmdit
             attend, without = settings.intervention.at(index, text.words, text.txt.shape[1], config)
-        return self.velocity(
-            latents,
-            sigma,
-            text,
-            settings.guidance,
-            negative,
-            settings.cfg_weight,
-            attend or attention,
-            without,
-        )
+        attend = attend or attention
+        cfg = settings.guidance, negative, settings.cfg_weight
+        return self.velocity(latents, sigma, text, *cfg, hear(attend) if hear else attend, without)
 
     def step(
         self,
@@ -229,11 +230,12 @@ class FluxPipeline(DiffusionKitCalls):
         settings: Settings,
         text: TextEmbedding,
         negative: TextEmbedding | None,
+        hear: Callable[[Attend], Attend] | None = None,
     ) -> Step:
-        """Makes step `index` of a run from the latents before it, evaluated."""
+        """Makes step `index` of a run from the latents before it, evaluated; `hear`: see `velocity_at`."""
         start = time.perf_counter()
         sigma, sigma_next = settings.sigmas[index : index + 2]
-        velocity = self.velocity_at(index, latents, sigma, settings, text, negative)
+        velocity = self.velocity_at(index, latents, sigma, settings, text, negative, hear=hear)
         mx.eval(velocity)
         return Step(index, sigma, sigma_next, latents, velocity, time.perf_counter() - start)
 
@@ -267,30 +269,6 @@ class FluxPipeline(DiffusionKitCalls):
         latents = flow.add_noise(clean, noise, settings.sigmas[0])
         mx.eval(latents)
         return latents
-
-    def encode(self, source: Source, latent_size: tuple[int, int], seed: int | None = None) -> mx.array:
-        """Encodes a picture, fitted to a size, to latents (1, H, W, C), not evaluated; undone by `decode`.
-
-        Args:
-            source: The picture.
-            latent_size: (H, W) in latent cells of 8 pixels.
-            seed: Of the sample of the autoencoder's distribution that diffusers takes; None for its mean.
-        """
-        config = self.networks.configs.vae
-        mean, deviation = self.networks.vae.distribution(mx.array(source.pixels(latent_size)))
-        if seed is not None:
-            mean = mean + deviation * flow.noise(seed, latent_size, config.latent_channels)
-        return ((mean - config.shift_factor) * config.scale_factor).astype(mx.float32)
-
-    def raw(self, latents: mx.array) -> mx.array:
-        """Returns latents as the autoencoder takes them."""
-        config = self.networks.configs.vae
-        return latents / config.scale_factor + config.shift_factor
-
-    def decode(self, latents: mx.array) -> Image.Image:
-        """Decodes latents (1, H, W, C) to a picture of 8 H x 8 W pixels."""
-        pixels = self.networks.vae.decode(self.raw(latents).astype(self.networks.dtype))
-        return images.picture(np.array(pixels.astype(mx.float32)))  # (1, 8H, 8W, 3)
 
     def denoise(
         self,

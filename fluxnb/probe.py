@@ -1,168 +1,193 @@
-"""Attention functions that listen, and what they heard as frozen records; knows nothing of runs or prompts.
+"""What can be asked of a pass through the network, by its names; knows nothing of networks, runs or arrays.
 
-A block hands its q, k, v to the function that it is given (`model.layers.Attend`). A listener computes what
-it is asked for from q and k, then calls the default, so the picture stays the same bit for bit. It holds lazy
-arrays: who evaluates only these pays for no block after the last one asked for, nor for the rest of that one.
-
-Every weight is of a softmax over all keys, text and image, as the network computes it. Letters: see
-`fluxnb.model`; tokens stand text first: words, end, PAD, then the image row by row.
+Names become numbers here: a word, a patch or the padding becomes positions of tokens, "double" becomes the
+numbers of blocks, "all" those of steps. Tokens stand text first: words, end, PAD, then the image row by row.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
-import mlx.core as mx
 import numpy as np
 
-from fluxnb import backend, checks
+from fluxnb import checks
 from fluxnb.errors import InputError
-from fluxnb.model.layers import attention
 from fluxnb.model.tokenizers import Word
 
-DIRECTIONS = ("word_to_image", "image_to_word")
-KINDS = ("word", "other_words", "end", "pad", "image")
-"""What a token can be, seen from one word, in the order of `Mass`."""
+DIRECTIONS = {"word_to_image": True, "image_to_word": False, "rows": True, "columns": False}
+"""Whether what is asked for looks, or is looked at; "rows" and "columns" are of the attention's matrix."""
 
-CHUNK = 64  # image queries whose rows are held at once: 28 MB a copy for FLUX.1 at 1024 pixels
-
-
-@dataclass(frozen=True, slots=True)
-class Mass:
-    """Where attention goes, as shares that sum to 1.
-
-    Args:
-        word: To the tokens of the word itself.
-        other_words: To the rest of the prompt.
-        end: To the token that ends the prompt.
-        pad: To the padding after it, which FLUX does not mask.
-        image: To the image tokens.
-    """
-
-    word: float
-    other_words: float
-    end: float
-    pad: float
-    image: float
+GROUPS = {"words": "all words", "end": "end token", "pad": "PAD tokens", "image": "image tokens"}
+"""Kinds of tokens, in the order that they stand in: the short name and the one that no word can have."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class AttentionMap:
-    """What one word has to do with each place of the picture, in one step.
+class Probe:
+    """A question to a pass; `Run.attention` and `FluxSession.start` take it apart or as it is.
 
     Args:
-        weights: (h, w), float32, one number per image token (16 x 16 pixels), shares of attention in 0..1.
-            "word_to_image": how much of the word's attention goes there; they sum to `mass.image`.
-            "image_to_word": how much of that place's attention goes to the word; their mean is `mass.word`.
-        mass: Where all the attention of the queries went: of the word's tokens for "word_to_image", of the
-            image tokens for "image_to_word"; each the mean over these tokens.
-        word: As it stands in the prompt.
-        step: Index of the step.
-        blocks: Numbers of the blocks averaged over, double blocks first.
-        heads: "mean" over all heads, or the number of one.
-        direction: "word_to_image" or "image_to_word"; two different questions, two different pictures.
+        word: Whose attention: a word of the prompt, by its text or as a `Word`, or several in a list; a patch
+            (row, column), in image tokens of 16 x 16 pixels; a region, a mask (h, w) of booleans; the number
+            of a token; "PAD", "end", "image" or "words". Where the prompt has a word "image", that is meant,
+            and "image tokens" is the group: so for "PAD tokens", "end token" and "all words".
+        blocks: "all", "double" or "single", the number of one block, or several: their mean.
+        heads: "mean", "each", or the number of one head.
+        direction: "word_to_image": what it looks at; "image_to_word": who looks at it. "rows" and "columns"
+            are the same two for what is no word.
     """
 
-    weights: np.ndarray
-    mass: Mass
-    word: str
-    step: int
+    word: object
+    blocks: str | int | Iterable[int] = "double"
+    heads: str | int = "mean"
+    direction: str = "word_to_image"
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """The tokens of one pass.
+
+    Args:
+        words: Those of the prompt.
+        end: Position of the end token; words stand before it, padding after it.
+        text: Text tokens, padding included.
+        size: (h, w), image tokens.
+    """
+
+    words: tuple[Word, ...]
+    end: int
+    text: int
+    size: tuple[int, int]
+
+    @property
+    def length(self) -> int:
+        """All tokens, text and image."""
+        return self.text + self.size[0] * self.size[1]
+
+    @property
+    def groups(self) -> tuple[range, range, range, range]:
+        """Positions of each kind of token, in the order of `GROUPS`; padding may be none."""
+        bounds = (0, self.end, self.end + 1, self.text, self.length)
+        return tuple(range(*pair) for pair in pairwise(bounds))
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A `Probe` with its names found.
+
+    Args:
+        label: What is asked for, for people: the word itself, or a name with a space in it.
+        positions: Its tokens, rising, at least one, all in one of `Tokens.groups`.
+        blocks: Numbers, double blocks first.
+        heads: "mean", "each" or a number.
+        direction: One of `DIRECTIONS`, of the first two for words and of the others for the rest.
+    """
+
+    label: str
+    positions: tuple[int, ...]
     blocks: tuple[int, ...]
     heads: str | int
     direction: str
 
-
-class Listener:
-    """An attention function that reads one word's attention in some blocks, and mixes as ever.
-
-    Args:
-        kinds: (L,), for each token of the sequence its place in `KINDS`.
-        blocks: Numbers of the blocks to read.
-        heads: "mean", or the number of one head.
-        direction: One of `DIRECTIONS`.
-    """
-
-    def __init__(self, kinds: np.ndarray, blocks: tuple[int, ...], heads: str | int, direction: str):
-        """Has heard nothing yet."""
-        self.heard: list[tuple[mx.array, mx.array]] = []  # a block each: map (h*w,), mass (5,), both lazy
-        self._kinds = kinds
-        self._blocks = frozenset(blocks)
-        self._heads = slice(None) if heads == "mean" else slice(heads, heads + 1)
-        self._read = {"word_to_image": word_to_image, "image_to_word": image_to_word}[direction]
-
-    def __call__(self, q: mx.array, k: mx.array, v: mx.array, layer: int) -> mx.array:
-        """Reads block `layer` if it is asked for; returns what `attention` returns."""
-        if layer in self._blocks:
-            self.heard.append(self._read(q[:1, self._heads], k[:1, self._heads], self._kinds))
-        return attention(q, k, v, layer)
-
-    def result(self) -> tuple[np.ndarray, Mass]:
-        """Evaluates and returns the mean over the blocks heard: map (h*w,), float32, and mass."""
-        weights, mass = (mx.stack(parts).mean(axis=0) for parts in zip(*self.heard, strict=True))
-        mx.eval(weights, mass)
-        picture = np.array(weights)
-        picture.setflags(write=False)
-        return picture, Mass(*mass.tolist())
+    @property
+    def is_row(self) -> bool:
+        """Whether it is about what the tokens look at, not about who looks at them."""
+        return DIRECTIONS[self.direction]
 
 
-def word_to_image(q: mx.array, k: mx.array, kinds: np.ndarray) -> tuple[mx.array, mx.array]:
-    """Reads the rows of a word: what its tokens attend to.
+def resolve(probe: Probe, tokens: Tokens, depth: tuple[int, int], heads: int) -> Question:
+    """Finds what a probe names.
 
     Args:
-        q: (1, H, L, D), queries after norm and RoPE.
-        k: (1, H, L, D), keys likewise.
-        kinds: (L,), places in `KINDS`.
+        probe: As the user gives it.
+        tokens: Those of the pass.
+        depth: Numbers of double and of single blocks.
+        heads: How many there are.
 
-    Returns:
-        Mean over heads and the word's tokens of the weight on each image token (h*w,), and the mass (5,).
+    Raises:
+        InputError: if there is no such word, patch, block, head or direction; it says what there is.
     """
-    word = mx.array(np.flatnonzero(kinds == KINDS.index("word")))
-    rows = weights(q[:, :, word], k).mean(axis=(0, 1, 2))  # (L,)
-    image = int(np.count_nonzero(kinds == KINDS.index("image")))
-    return rows[-image:], rows @ indicator(kinds)
+    label, positions, is_word = find_subject(probe.word, tokens)
+    is_row = DIRECTIONS[checks.choice("direction", probe.direction, DIRECTIONS)]
+    names = [name for name, row in DIRECTIONS.items() if row is is_row]
+    blocks = find_blocks(probe.blocks, *depth)
+    return Question(label, positions, blocks, find_heads(probe.heads, heads), names[0 if is_word else 1])
 
 
-def image_to_word(q: mx.array, k: mx.array, kinds: np.ndarray) -> tuple[mx.array, mx.array]:
-    """Reads the columns of a word: how much each image token attends to it, all its tokens together.
+def find_subject(subject: object, tokens: Tokens) -> tuple[str, tuple[int, ...], bool]:
+    """Finds what is asked for: its name for people, the positions of its tokens, whether it is of words.
 
     Args:
-        q: (1, H, L, D), queries after norm and RoPE.
-        k: (1, H, L, D), keys likewise.
-        kinds: (L,), places in `KINDS`.
+        subject: As in `Probe.word`.
+        tokens: Those of the pass.
 
-    Returns:
-        Mean over heads of each image token's weight on the word (h*w,), and the mean mass (5,).
+    Raises:
+        InputError: if there is none; the message says what there is.
     """
-    image = int(np.count_nonzero(kinds == KINDS.index("image")))
-    groups, queries = indicator(kinds), q[:, :, -image:]
-    chunks: list[mx.array] = []  # each (CHUNK, 5)
-    for i in range(0, image, CHUNK):
-        chunk = queries[:, :, i : i + CHUNK]
-        if chunks:  # after the one before, so that memory holds the rows of one
-            chunk = mx.depends(chunk, chunks[-1])
-        chunks.append((weights(chunk, k) @ groups).mean(axis=(0, 1)))
-    shares = mx.concatenate(chunks)  # (h*w, 5)
-    return shares[:, KINDS.index("word")], shares.mean(axis=0)
+    if isinstance(subject, (str, Word)):
+        return _find_text(subject, tokens)
+    if isinstance(subject, (list, tuple)) and subject and all(isinstance(x, (str, Word)) for x in subject):
+        found = [find_word(word, tokens.words) for word in subject]
+        positions = sorted({position for _, some in found for position in some})
+        return ", ".join(dict.fromkeys(label for label, _ in found)), tuple(positions), True
+    h, w = tokens.size
+    if _is_whole(subject):
+        position = checks.whole("the token", subject, 0, tokens.length - 1)
+        return f"token {position}", (position,), position < tokens.end
+    if isinstance(subject, tuple) and len(subject) == 2 and all(map(_is_whole, subject)):
+        row = checks.whole("the patch's row", subject[0], 0, h - 1)
+        column = checks.whole("the patch's column", subject[1], 0, w - 1)
+        return f"patch ({row}, {column})", (tokens.text + row * w + column,), False
+    if isinstance(subject, np.ndarray) and subject.ndim == 2:
+        return _find_region(subject, tokens)
+    raise InputError(
+        f"there is no {subject!r} to ask for; give a word of the prompt, 'PAD', 'end', 'image' or 'words', a "
+        f"token's number in 0..{tokens.length - 1}, a patch (row, column) or a mask of shape ({h}, {w})"
+    )
 
 
-def weights(q: mx.array, k: mx.array) -> mx.array:
-    """Returns softmax(q k^T / sqrt(D)) over all keys, float32.
+def _find_text(subject: str | Word, tokens: Tokens) -> tuple[str, tuple[int, ...], bool]:
+    """Finds a word, else a group of tokens."""
+    name = subject.strip().casefold() if isinstance(subject, str) else None
+    is_word = any(_same(word.text, subject) for word in tokens.words)
+    for (short, label), positions in zip(GROUPS.items(), tokens.groups, strict=True):
+        if name == label.casefold() or (name == short and not is_word):
+            if not positions:
+                raise InputError(
+                    f"there are no {label}: the prompt takes {tokens.end} of {tokens.text} text tokens, "
+                    "and one ends it"
+                )
+            return label, tuple(positions), False
+    try:
+        return (*find_word(subject, tokens.words), True)
+    except InputError as error:
+        raise InputError(
+            f"{error}; instead of a word you can give 'PAD', 'end', 'image', 'words', a token's number, "
+            "a patch (row, column) or a mask"
+        ) from None
 
-    Args:
-        q: (B, H, rows, D), some of the queries.
-        k: (B, H, L, D), all keys.
 
-    Returns:
-        (B, H, rows, L); each row sums to 1.
-    """
-    q, k = q.astype(mx.float32), k.astype(mx.float32)
-    return backend.softmax((q * q.shape[-1] ** -0.5) @ k.swapaxes(-1, -2))
+def _find_region(mask: np.ndarray, tokens: Tokens) -> tuple[str, tuple[int, ...], bool]:
+    """Finds the image tokens of a mask."""
+    if mask.dtype != bool or mask.shape != tokens.size or not mask.any():
+        came = f"{np.count_nonzero(mask)} of them set" if mask.dtype == bool else f"type {mask.dtype}"
+        raise InputError(
+            f"the region has shape {mask.shape} and {came}; give booleans of shape {tokens.size}, one for "
+            "each image token of 16 x 16 pixels, at least one of them True"
+        )
+    positions = tokens.text + np.flatnonzero(mask)
+    return f"region of {len(positions)} patches", tuple(positions.tolist()), False
 
 
-def indicator(kinds: np.ndarray) -> mx.array:
-    """Returns (L, 5): a 1 in each token's row, in the column of its kind."""
-    return mx.array(np.eye(len(KINDS), dtype=np.float32)[kinds])
+def _is_whole(value: object) -> bool:
+    """Says whether a value is an integer."""
+    try:
+        operator.index(value)
+    except TypeError:
+        return False
+    return not isinstance(value, bool)
 
 
 def find_word(word: str | Word, words: tuple[Word, ...]) -> tuple[str, tuple[int, ...]]:
@@ -217,29 +242,41 @@ def find_blocks(blocks: str | int | Iterable[int], double: int, single: int) -> 
 
 
 def find_heads(heads: str | int, count: int) -> str | int:
-    """Returns "mean" or the number of one of `count` heads.
+    """Returns "mean", "each" or the number of one of `count` heads.
 
     Raises:
-        InputError: if it is neither; the message says which there are.
+        InputError: if it is none of these; the message says which there are.
     """
-    return "mean" if heads == "mean" else checks.whole("heads", heads, 0, count - 1, other="'mean' or ")
+    if isinstance(heads, str) and heads in ("mean", "each"):
+        return heads
+    return checks.whole("heads", heads, 0, count - 1, other="'mean', 'each' or ")
 
 
-def token_kinds(word: tuple[int, ...], end: int, text_length: int, image_tokens: int) -> np.ndarray:
-    """Returns for each token of the sequence its place in `KINDS`.
+def find_steps(steps: str | int | Iterable[int], count: int) -> tuple[int, ...]:
+    """Returns the indices of the steps that are meant, in the order given.
 
     Args:
-        word: Positions of the word's tokens.
-        end: Position of the end token; words stand before it, padding after it.
-        text_length: Text tokens, padding included.
-        image_tokens: h * w.
+        steps: An index, -1 for the last one; several; or "all".
+        count: How many have been made.
 
-    Returns:
-        (text_length + image_tokens,), int.
+    Raises:
+        InputError: if there is no such step; the message says which there are.
     """
-    kinds = np.full(text_length + image_tokens, KINDS.index("image"))
-    kinds[:text_length] = KINDS.index("pad")
-    kinds[:end] = KINDS.index("other_words")
-    kinds[end] = KINDS.index("end")
-    kinds[list(word)] = KINDS.index("word")
-    return kinds
+    if count and isinstance(steps, str):
+        checks.choice("step", steps, ("all",))
+        return tuple(range(count))
+    several = tuple(steps) if isinstance(steps, Iterable) else (steps,)
+    if count and not several:
+        raise InputError(f"step is {steps!r}, which is none; give an integer in 0..{count - 1} or 'all'")
+    return tuple(find_step(step, count) for step in several)
+
+
+def find_step(step: int, count: int) -> int:
+    """Returns the index of a step; -1 is the last one.
+
+    Raises:
+        InputError: if there is no such step; the message says which there are.
+    """
+    if not count:
+        raise InputError("the run has made no step yet; call advance() or finish()")
+    return checks.whole("step", step, -1, count - 1) % count

@@ -14,16 +14,17 @@ from typing import TYPE_CHECKING
 import mlx.core as mx
 from PIL import Image
 
-from fluxnb import checks, effect, flow, probe
-from fluxnb.effect import Effect
+from fluxnb import checks, flow, look
 from fluxnb.errors import InputError
 from fluxnb.flow import Step
+from fluxnb.interventions import Intervention
+from fluxnb.maps import AttentionMap
 from fluxnb.model.layers import Attend
 from fluxnb.model.tokenizers import Word
-from fluxnb.pipeline import TextEmbedding, warn_of_texts
-from fluxnb.probe import AttentionMap
+from fluxnb.probe import Probe, find_step
 from fluxnb.questions import Questions
-from fluxnb.settings import Intervention, Settings, branch, warn_of_no_effect
+from fluxnb.settings import Settings, branch, warn_of_no_effect
+from fluxnb.texts import TextEmbedding, warn_of_texts
 
 if TYPE_CHECKING:
     from fluxnb.session import FluxSession
@@ -48,9 +49,11 @@ class Run(Questions):
         at: Steps shared with the parent; None for all of `steps`.
         text: The prompt as the transformer reads it; None to encode it.
         source: Picture that the run started from.
+        probes: What is asked of every step while it is made, see `maps`.
+        maps: Answers for the steps that led there, () where none are known.
 
     Attributes:
-        session: As given, like `settings`, `parent`, `at` and `source`.
+        session: As given, like `settings`, `parent`, `at`, `source` and `probes`.
         text: The prompt as the transformer reads it.
         negative: The negative text likewise, None without CFG.
     """
@@ -65,18 +68,23 @@ class Run(Questions):
         at: int | None = None,
         text: TextEmbedding | None = None,
         source: Source | None = None,
+        probes: Iterable[Probe] = (),
+        maps: tuple[tuple[AttentionMap, ...], ...] = (),
     ):
         """Encodes the texts, if they are not there."""
         self.session = session
         self.settings = settings
         self.parent = parent
-        self.source = source
         self.at = len(steps) if at is None else at
+        self.source = source
         self.text: TextEmbedding = session.encode_text(settings.prompt) if text is None else text
         self.negative: TextEmbedding | None = (
             session.encode_text(settings.negative_text) if settings.has_cfg else None
         )
-        self._state = steps, latents  # one assignment changes both, so that no interrupt comes between
+        self.probes = checks.several("probes", probes, Probe)
+        self._asked = look.prepare(self, len(steps))
+        # one assignment changes all three, so that no interrupt comes between
+        self._state = steps, latents, maps or ((),) * len(steps)
         self._children: list[weakref.ref[Run]] = []
         if parent is not None:
             parent._children = [*map(weakref.ref, parent.children), weakref.ref(self)]
@@ -154,6 +162,11 @@ class Run(Questions):
         return self._state[1]
 
     @property
+    def maps(self) -> tuple[tuple[AttentionMap, ...], ...]:
+        """For each step made so far the answers to the run's probes, in their order."""
+        return self._state[2]
+
+    @property
     def children(self) -> tuple[Run, ...]:
         """The runs that branched off from this one and are still in use, in their order."""
         return tuple(run for ref in self._children if (run := ref()) is not None)
@@ -168,14 +181,16 @@ class Run(Questions):
             raise InputError(
                 f"the run has made all of its {self.num_steps} steps; fork it or start another one"
             )
-        steps, latents = self._state
-        step = self.session.pipeline.step(len(steps), latents, self.settings, self.text, self.negative)
+        steps, latents, maps = self._state
+        index, pipeline = len(steps), self.session.pipeline
+        hearing = None if self._asked is None else self._asked.hearing(look.cut_blocks(self, index))
+        hear = None if hearing is None else hearing.around
+        step = pipeline.step(index, latents, self.settings, self.text, self.negative, hear)
         latents = flow.euler(step)
         mx.eval(latents)
-        self._state = (
-            (*steps, step),
-            latents,
-        )  # the only change there is: an interrupt before it loses one step
+        heard = () if hearing is None else hearing.maps(index, step.sigma)
+        # the only change there is: an interrupt before it loses one step
+        self._state = (*steps, step), latents, (*maps, heard)
         return step
 
     def __iter__(self) -> Iterator[Step]:
@@ -189,25 +204,27 @@ class Run(Questions):
             pass
         return self
 
-    def image(self, i: int = -1, kind: str = "clean") -> Image.Image:
+    def image(self, i: int = -1, kind: str = "clean", decoder: str | None = None) -> Image.Image:
         """Decodes a picture of the run.
 
         Args:
             i: Index of a step, or as many as there are steps, or -1, for the state after the last one.
             kind: "clean", the picture that the step's straight line ends in; "noisy", the latents before it.
+            decoder: "vae", "taef1" or "linear", see `FluxPipeline.decode`; None for the session's.
 
         Raises:
-            InputError: if there is no such step or kind.
+            InputError: if there is no such step or kind, or that decoder is not there.
         """
         checks.choice("kind", kind, KINDS)
         count = len(self.steps)
         i = checks.whole("the step of an image", i, -1, count)
         i = count if i == -1 else i
         if kind == "noisy":
-            return self.session.pipeline.decode(self.latents if i == count else self.steps[i].latents)
+            latents = self.latents if i == count else self.steps[i].latents
+            return self.session.decode(latents, decoder)
         if not count:
             raise InputError("the run has made no step yet, so nothing is clean; call advance() or finish()")
-        return self.session.pipeline.decode(flow.clean(self.steps[min(i, count - 1)]))
+        return self.session.decode(flow.clean(self.steps[min(i, count - 1)]), decoder)
 
     def fork(
         self,
@@ -222,6 +239,7 @@ class Run(Questions):
         cfg_weight: float | None = None,
         negative_text: str | None = None,
         intervention: Intervention | None = None,
+        probes: Iterable[Probe] = (),
     ) -> Run:
         """Branches off after `at` steps, which both runs share; with no change it ends in the same bits.
 
@@ -237,6 +255,7 @@ class Run(Questions):
             guidance: Guidance strength.
             cfg_weight: Weight of CFG.
             negative_text: What CFG leads away from.
+            probes: What is asked of every step from there on, see `maps`; those of this run do not pass on.
             intervention: What is changed in the network from step `at` on.
 
         Raises:
@@ -261,7 +280,7 @@ class Run(Questions):
         )
         warn_of_no_effect(pipeline.entry, settings, guidance, negative_text)
         latents = self.steps[at].latents if at < len(self.steps) else self.latents
-        if settings.seed != self._owner(at).seed:
+        if settings.seed != self.owner(at).seed:
             if at:
                 clean, noise = flow.clean(self.steps[at - 1]), pipeline.noise(settings)
                 latents = flow.add_noise(clean, noise, self.sigmas[at])
@@ -269,12 +288,12 @@ class Run(Questions):
             else:
                 latents = pipeline.first_latents(settings, self.source)
         text = self.text if prompt is None else self.session.encode_text(settings.prompt)
-        if settings.intervention is not None:
-            config = pipeline.networks.configs.mmdit
-            settings.intervention.check(text.words, config, settings.num_steps, at)
-        run = Run(
-            self.session, settings, latents, self.steps[:at], parent=self, text=text, source=self.source
-        )
+        held, count = settings.intervention, settings.num_steps
+        if held is not None and (intervention is not None or any(map(held.acts_on, range(at, count)))):
+            first = 0 if intervention is None else at  # one that is inherited may have begun before
+            held.check(text.words, pipeline.networks.configs.mmdit, count, first)
+        more = {"text": text, "source": self.source, "probes": probes, "maps": self.maps[:at]}
+        run = Run(self.session, settings, latents, self.steps[:at], self, **more)
         if (run.text, run.negative) != (self.text, self.negative):
             warn_of_texts(run.text, run.negative)
         return run
@@ -290,87 +309,16 @@ class Run(Questions):
         Raises:
             InputError: if there is no such step.
         """
-        index = self._made(step)
-        owner, record = self._owner(index), self.steps[index]
+        index = find_step(step, len(self.steps))
+        owner, record = self.owner(index), self.steps[index]
         velocity = self.session.pipeline.velocity_at(
             index, record.latents, record.sigma, owner.settings, owner.text, owner.negative, attend
         )
         mx.eval(velocity)
         return velocity
 
-    def attention(
-        self,
-        step: int,
-        word: str | Word,
-        blocks: str | int | Iterable[int] = "double",
-        heads: str | int = "mean",
-        direction: str = "word_to_image",
-    ) -> AttentionMap:
-        """Says what a word looked at in a step, or who looked at the word, by repeating the step.
-
-        With CFG it is the pass with the prompt that is repeated.
-
-        Args:
-            step: Index of a step that has been made; a shared one was made with the parent's prompt.
-            word: A word of that prompt, all its occurrences taken together; one of `words` for a single one.
-            blocks: "all", "double" or "single", the number of one block, or several: their mean.
-            heads: "mean", or the number of one head.
-            direction: "word_to_image" or "image_to_word".
-
-        Raises:
-            InputError: if there is no such step, word, block, head or direction; it says what there is.
-        """
-        index = self._made(step)
-        owner, record = self._owner(index), self.steps[index]
-        text, config = owner.text, self.session.pipeline.networks.configs.mmdit
-        name, positions = probe.find_word(word, text.words)
-        numbers = probe.find_blocks(blocks, config.depth, config.depth_single)
-        heads = probe.find_heads(heads, config.heads)
-        checks.choice("direction", direction, probe.DIRECTIONS)
-        h, w = (side // 2 for side in self.latent_size)
-        kinds = probe.token_kinds(positions, text.end, text.txt.shape[1], h * w)
-        listener = probe.Listener(kinds, numbers, heads, direction)
-        self.session.pipeline.velocity(
-            record.latents, record.sigma, text, owner.guidance, attend=listener
-        )  # lazy: only what the listener heard is computed
-        weights, mass = listener.result()
-        return AttentionMap(weights.reshape(h, w), mass, name, index, numbers, heads, direction)
-
-    def effect(
-        self,
-        intervention: Intervention,
-        step: int,
-        *,
-        word: str | Word | None = None,
-        direction: str = "image_to_word",
-        pictures: bool = False,
-    ) -> Effect:
-        """Says what an intervention does to a step, by making it twice, with the attention beside it.
-
-        Args:
-            intervention: See `fluxnb.interventions`.
-            step: Index of a step that has been made; a shared one was made with the parent's prompt.
-            word: Whose map, in all blocks, goes beside it; None for the first word of the intervention.
-            direction: Of the map, as for `attention`.
-            pictures: Whether to draw both ways to their ends, from this step on; the run stays as it is.
-
-        Raises:
-            InputError: if there is no such step, or the intervention speaks of a word, block, head or step
-                that does not exist, or is not meant for this step.
-        """
-        index = self._made(step)
-        return effect.measure(self._owner(index), index, intervention, word, direction, pictures)
-
-    def _made(self, step: int) -> int:
-        """Returns the index of a step that has been made; -1 is the last one."""
-        count = len(self.steps)
-        if not count:
-            raise InputError("the run has made no step yet; call advance() or finish()")
-        step = checks.whole("step", step, -1, count - 1)
-        return count - 1 if step == -1 else step
-
-    def _owner(self, step: int) -> Run:
-        """Returns the run that made a step, or will: this one or, for a shared step, an ancestor."""
+    def owner(self, step: int) -> Run:
+        """Returns the run that made a step, or will: this one or, for a step that is shared, an ancestor."""
         run = self
         while step < run.at:
             run = run.parent

@@ -9,27 +9,12 @@ import secrets
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from fluxnb import checks, flow
 from fluxnb.checkpoints.catalog import Entry
 from fluxnb.errors import FluxnbWarning, InputError
-from fluxnb.model.config import MMDiTConfig
-from fluxnb.model.layers import Attend
-from fluxnb.model.tokenizers import Word
-
-
-class Intervention(Protocol):
-    """What is changed in the network's attention: a frozen record that can be hashed and compared."""
-
-    def check(self, words: tuple[Word, ...], config: MMDiTConfig, num_steps: int, first: int = 0) -> None:
-        """Raises InputError if it speaks of a word, block, head or step that does not exist."""
-
-    def at(
-        self, step: int, words: tuple[Word, ...], text_length: int, config: MMDiTConfig
-    ) -> tuple[Attend, frozenset[int]]:
-        """Returns what it does in one step: an attention function, and the blocks to leave out."""
-
+from fluxnb.interventions import Intervention
 
 if TYPE_CHECKING:
     from fluxnb.source import Source
@@ -51,8 +36,8 @@ class Settings:
         latent_size: (H, W) in latent cells of 8 pixels.
         image: Digest of the picture that it starts from (`fluxnb.source`), None for pure noise.
         denoise: How much of that picture is drawn anew, above 0 and at most 1; 1 without one.
-        intervention: Holds from the fork on that brought it; None for the network as it is.
         embedding: Digest of an own embedding (`given.digest`) that stands for the prompt, or None.
+        intervention: Holds from the fork on that brought it; None for the network as it is.
     """
 
     prompt: str
@@ -65,8 +50,8 @@ class Settings:
     latent_size: tuple[int, int]
     image: str | None = None
     denoise: float = 1.0
-    intervention: Intervention | None = None
     embedding: str | None = None
+    intervention: Intervention | None = None
 
     @property
     def num_steps(self) -> int:
@@ -102,7 +87,7 @@ def fill_in(
         seed: Of the noise, as torch takes it; None draws one.
         num_steps: 1 to 1000.
         shift: Static shift, above 0.
-        sigmas: Noise levels in place of `num_steps` and `shift`, see `flow.own_schedule`.
+        sigmas: Noise levels in place of `num_steps`, `shift` and `denoise`, see `flow.own_schedule`.
         guidance: Guidance strength, at least 0.
         cfg_weight: At least 0; 0 switches CFG off.
         negative_text: What CFG leads away from.
@@ -118,15 +103,15 @@ def fill_in(
     seed = secrets.randbelow(2**32) if seed is None else checks.whole("seed", seed, *flow.SEEDS)
     own_size = entry.latent_size if image is None else image.latent_size(entry.latent_size)
     size = checks.latent_size(own_size if latent_size is None else latent_size)
+    denoise = checks.number("denoise", denoise, above=0, high=1)
     if sigmas is None:
         shift = default_shift(entry, size) if shift is None else checks.number("shift", shift, above=0)
         sigmas = flow.schedule(entry.num_steps if num_steps is None else num_steps, shift)
+        if image is not None:
+            sigmas = _from_picture(sigmas, denoise)
     else:
-        _only_sigmas(num_steps, shift)
+        _only_sigmas(num_steps, shift, None if denoise == 1 else denoise)
         sigmas = flow.own_schedule(sigmas)
-    denoise = checks.number("denoise", denoise, above=0, high=1)
-    if image is not None:
-        sigmas = _from_picture(sigmas, denoise)
     weight = entry.cfg_weight if cfg_weight is None else checks.number("cfg_weight", cfg_weight, low=0)
     if guidance is not None:
         guidance = checks.number("guidance", guidance, low=0)
@@ -143,6 +128,19 @@ def _from_picture(sigmas: tuple[float, ...], denoise: float) -> tuple[float, ...
     if skipped == steps:
         raise InputError(f"denoise {denoise:g} leaves none of {steps} steps; try denoise={1 / steps:.2g}")
     return sigmas[skipped:]
+
+
+def check_intervention(intervention: object) -> Intervention:
+    """Returns an intervention as it is.
+
+    Raises:
+        InputError: if it is something else.
+    """
+    if not hasattr(intervention, "check") or not hasattr(intervention, "at"):
+        raise InputError(
+            f"the intervention is {intervention!r}; give one of fluxnb.interventions, such as cut('cat')"
+        )
+    return intervention
 
 
 def branch(
@@ -170,11 +168,13 @@ def branch(
     Raises:
         InputError: if one of them is none that can be drawn with.
     """
+    if intervention is not None and not isinstance(intervention, Intervention):
+        raise InputError(f"intervention is {intervention!r}; give one, e.g. fluxnb.interventions.cut('cat')")
     changes = {name: value for name, value in changes.items() if value is not None}
     same = {field.name: getattr(old, field.name) for field in fields(old)} | {"num_steps": old.num_steps}
-    kept = {name: same.pop(name) for name in ("image", "denoise", "intervention", "embedding")}
+    kept = {name: same.pop(name) for name in ("image", "denoise", "embedding", "intervention")}
     if intervention is not None:
-        kept["intervention"] = intervention
+        kept["intervention"] = check_intervention(intervention)
     if "prompt" in changes:
         kept["embedding"] = None
     if old.seed is None and "seed" not in changes:
@@ -191,9 +191,9 @@ def branch(
     return replace(new, sigmas=old.sigmas[:at] + flow.schedule(left, new.shift, start=old.sigmas[at]))
 
 
-def _only_sigmas(num_steps: int | None, shift: float | None) -> None:
+def _only_sigmas(num_steps: int | None, shift: float | None, denoise: float | None = None) -> None:
     """Refuses a schedule that is given twice."""
-    for name, value in (("num_steps", num_steps), ("shift", shift)):
+    for name, value in (("num_steps", num_steps), ("shift", shift), ("denoise", denoise)):
         if value is not None:
             raise InputError(f"sigmas is the whole schedule, but {name} is {value!r}; give one of the two")
 

@@ -97,8 +97,8 @@ def test_a_block_that_is_not_meant_is_computed_as_ever_bit_for_bit(qkv):
 
 @pytest.mark.parametrize("image_only", [False, True])
 def test_the_mask_takes_no_memory_of_queries_times_keys(image_only):
-    """At the tokens of 1024 pixels one float32 mask for all queries would be 85 MB, its scores 170 MB."""
-    shape = (1, 2, 4608, 16)
+    """One float32 mask for all queries would be 21 MB here, and 85 MB at the tokens of 1024 pixels."""
+    shape = (1, 1, 2304, 8)
     q, k, v = (mx.random.normal(shape, key=mx.random.key(seed)) for seed in range(3))
     mx.eval(q, k, v)
 
@@ -110,4 +110,4 @@ def test_the_mask_takes_no_memory_of_queries_times_keys(image_only):
 
     plain = peak(attention)
     altered = peak(Altered((AddToScores(HERE, (1,), -math.inf, image_only),), 512))
-    assert altered < plain + 10
+    assert altered < plain + 8

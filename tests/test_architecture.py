@@ -12,16 +12,22 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "fluxnb"
 FLOORS = (
-    ("errors",),
-    ("images", "checks", "backend"),
+    ("errors", "version"),
+    ("images", "checks", "backend", "trust"),
     ("model",),
     ("flow", "checkpoints", "source", "texts"),
-    ("settings", "probe", "altered", "memory"),
-    ("interventions", "diffusionkit"),
+    ("probe", "maps", "altered"),
+    ("interventions", "listen"),
+    ("concepts", "asked"),
+    ("settings", "trajectory"),
+    ("diffusionkit", "decoding", "given"),
+    ("memory",),
     ("pipeline",),
-    ("given", "family", "bisection", "effect"),
+    ("identity", "family", "bisection", "effect", "look"),
+    ("saved",),
     ("questions",),
     ("run",),
+    ("sweep",),
     ("session",),
     ("plots", "widgets", "commands"),
     ("cli",),
@@ -30,7 +36,7 @@ FLOORS = (
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 MAY_SEE = {  # rooms that see less than all the floors below them
     "model": {"errors", "checks", "backend"},
-    "widgets": {"errors", "checks", "images", "probe", "run", "session"},
+    "widgets": {"errors", "checks", "images", "maps", "probe", "run", "session"},
     "cli": {"errors", "commands"},
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -200,7 +206,7 @@ def test_the_command_line_brings_in_no_networks():
 
 
 def test_pipeline_and_session_bring_in_no_widgets():
-    heavy = {"ipywidgets", "anywidget", "IPython", "matplotlib", "torch", "transformers"}
+    heavy = {"ipywidgets", "anywidget", "IPython", "matplotlib", "torch", "transformers", "huggingface_hub"}
     assert not heavy & loaded_after("from fluxnb import FluxPipeline, FluxSession")
 
 

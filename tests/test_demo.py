@@ -50,3 +50,11 @@ def test_another_word_draws_another_object(session):
     middle = slice(40, 88)
     reddest = [(picture[middle, middle, 0] - picture[middle, middle, 2]).mean() for picture in (apple, panda)]
     assert reddest[0] > 80 > 40 > reddest[1]
+
+
+def test_a_saved_run_of_it_opens_without_a_session(session, tmp_path):
+    run = session.start("a cat", num_steps=2).finish()
+    run.save(tmp_path / "run.safetensors")
+    opened = FluxSession.open(tmp_path / "run.safetensors")
+    assert np.array_equal(opened.latents, run.latents)
+    assert np.array_equal(opened.replay(1), run.steps[1].velocity)

@@ -9,7 +9,7 @@ import pytest
 import fluxnb
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "examples").glob("*.ipynb"))
-PUBLIC = {*fluxnb.__all__, "plots"}
+PUBLIC = {*fluxnb.__all__, "interventions", "plots"}
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 

@@ -21,6 +21,9 @@ from mlx.utils import tree_flatten
 from fluxnb import FluxPipeline
 from fluxnb.checkpoints import catalog, hub, sources, store
 from fluxnb.errors import CheckpointError, DownloadError, FluxnbError, InputError, UnknownModelError
+from fluxnb.model.config import VAEConfig
+from fluxnb.model.layers import random_weights
+from fluxnb.model.vae import VAE
 
 TINY = "someone/tiny-flux"
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
@@ -118,9 +121,10 @@ def parameters(network):
 
 
 def test_a_named_model_is_downloaded_and_loaded(real):
-    _, folder = real
+    server, folder = real
     pipeline, local = FluxPipeline(TINY), store.load(folder)
-    assert pipeline.entry == replace(local.entry, name=TINY, places=catalog.find(TINY).places)
+    own = {"name": TINY, "places": catalog.find(TINY).places, "commit": server.repos[TINY].commit}
+    assert pipeline.entry == replace(local.entry, **own)
     for name in ("mmdit", "vae", "clip", "t5"):
         ours, theirs = parameters(getattr(pipeline.networks, name)), parameters(getattr(local, name))
         assert ours.keys() == theirs.keys()
@@ -140,6 +144,16 @@ def test_a_second_load_asks_once_and_downloads_nothing(repo):
     assert [(method, path) for method, path, _, _ in repo.requests] == [("GET", f"/api/models/{TINY}")]
 
 
+def test_a_new_commit_brings_only_the_files_that_changed(repo):
+    first = hub.fetch(catalog.find(TINY))
+    repo.repos[TINY].files |= {"README.md": b"# new", "vae/diffusion_pytorch_model.safetensors": b"better"}
+    repo.requests.clear()
+    second = hub.fetch(catalog.find(TINY))
+    assert second.vae.parent != first.vae.parent
+    assert repo.got(".safetensors") == [None]
+    assert repo.got("vae/diffusion_pytorch_model.safetensors") == [None]
+
+
 def test_offline_a_model_in_the_cache_is_loaded_without_a_request(repo, monkeypatch):
     first = hub.fetch(catalog.find(TINY))
     repo.requests.clear()
@@ -150,7 +164,9 @@ def test_offline_a_model_in_the_cache_is_loaded_without_a_request(repo, monkeypa
 
 def test_offline_a_model_that_is_not_in_the_cache_is_named_with_its_files(repo, monkeypatch):
     offline(monkeypatch)
-    refused(DownloadError, "model_index.json, transformer/config.json", "HF_HUB_OFFLINE", "unset it")
+    refused(
+        DownloadError, "model_index.json, transformer/config.json", "HF_HUB_OFFLINE", "start Python without"
+    )
     assert repo.requests == []
 
 
@@ -159,7 +175,7 @@ def test_offline_a_model_half_in_the_cache_is_named_with_what_is_missing(repo, m
     for link in Path(constants.HF_HUB_CACHE).rglob("vae/*.safetensors"):
         link.unlink()
     offline(monkeypatch)
-    refused(DownloadError, "lacks vae/diffusion_pytorch_model.safetensors of it")
+    refused(DownloadError, f"lacks vae/diffusion_pytorch_model.safetensors of {TINY}, and")
 
 
 @pytest.mark.parametrize("status", [500, 503])
@@ -311,7 +327,7 @@ def test_a_repository_in_no_layout_says_what_it_lacks(server):
 
 def test_a_checksum_that_is_none_becomes_no_path(repo):
     repo.repos[TINY].hashes[WEIGHTS] = "../../../elsewhere"
-    refused(DownloadError, "gives '../../../elsewhere' as a SHA-256")
+    refused(DownloadError, "gives '../../../elsewhere' as a hash")
 
 
 def test_a_model_of_diffusionkit_is_put_together_from_its_repositories(server):
@@ -392,3 +408,29 @@ def test_the_environment_says_which_hub_which_cache_and_whether_to_ask(real, tmp
     repo.requests.clear()
     assert run(HF_HUB_OFFLINE="1").stdout == f"{TINY}\n"
     assert repo.requests == []
+
+
+def test_a_model_of_diffusionkit_is_loaded_from_its_repositories(server, tmp_path):
+    demo, entry = FluxPipeline(), catalog.SCHNELL_DIFFUSIONKIT
+    vae = random_weights(
+        VAE(VAEConfig(channels=(32, 32, 32, 32), layers=1)), seed=0
+    )  # its norms as in FLUX.1
+    kernels = {
+        name: array.transpose(0, 3, 1, 2) if array.ndim == 4 else array
+        for name, array in parameters(vae).items()
+    }
+    tiny.save(tmp_path / "flux-schnell.safetensors", parameters(demo.networks.mmdit))  # whose names are ours
+    tiny.save(tmp_path / "ae.safetensors", kernels)
+    server.add(entry.name, {path.name: path.read_bytes() for path in tmp_path.glob("*.safetensors")})
+    shipped = {path.name: path for path in sources.DEMO_FOLDER.iterdir()}
+    text = {"clip_l/model.fp16.safetensors": "text_encoder", "t5/t5xxl.safetensors": "text_encoder_2"}
+    files = {name: (shipped[folder] / "model.safetensors").read_bytes() for name, folder in text.items()}
+    server.add("argmaxinc/stable-diffusion", files)
+    server.add_folder("openai/clip-vit-large-patch14", shipped["tokenizer"])
+    server.add_folder("google/flan-t5-xxl", shipped["tokenizer_2"])
+    pipeline = FluxPipeline(entry.name)
+    assert pipeline.entry.name == entry.name
+    for name in ("mmdit", "clip", "t5"):
+        ours, theirs = (parameters(getattr(one.networks, name)) for one in (pipeline, demo))
+        assert ours.keys() == theirs.keys()
+        assert all(mx.array_equal(ours[key], theirs[key].astype(ours[key].dtype)) for key in ours)

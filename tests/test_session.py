@@ -4,7 +4,6 @@ import gc
 import signal
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import mlx.core as mx
 import numpy as np
@@ -14,6 +13,7 @@ import stubs
 from fluxnb import flow
 from fluxnb.errors import FluxnbWarning, InputError, PromptWarning
 from fluxnb.flow import Step
+from fluxnb.interventions import cut, cut_block
 from fluxnb.model.layers import attention
 from fluxnb.session import FluxSession
 
@@ -40,23 +40,6 @@ def guided():
 
 def same_bits(a, b):
     return np.array(a).tobytes() == np.array(b).tobytes()
-
-
-@dataclass(frozen=True)
-class NoText:
-    """An intervention: the text is cut off from step `first` on."""
-
-    first: int = 0
-
-    def check(self, words, config, num_steps, first=0):
-        if self.first >= num_steps:
-            raise InputError(f"there is no step {self.first}")
-
-    def at(self, step, words, text_length, config):
-        def attend(q, k, v, layer):
-            return attention(q, k[:, :, text_length:], v[:, :, text_length:], layer)
-
-        return (attend if step >= self.first else attention), frozenset()
 
 
 def test_a_new_run_stands_before_its_first_step(session):
@@ -192,7 +175,7 @@ def test_a_run_knows_its_children_but_does_not_keep_them(session):
 def test_a_fork_that_is_refused_leaves_no_child(session):
     run = session.start(PROMPT)
     with pytest.raises(InputError) as refused:
-        run.fork(0, intervention=NoText(9))
+        run.fork(0, intervention=cut("dog"))
     assert run.children == () and refused.value is not None
 
 
@@ -255,6 +238,22 @@ def test_a_fork_with_own_sigmas_follows_them_for_the_rest(run):
     assert fork.fork(3, shift=2.0).sigmas == (*fork.sigmas[:3], *flow.schedule(2, 2.0, start=0.45))
 
 
+def test_what_cannot_be_asked_leaves_the_run_whole(session, run):
+    half = session.start(PROMPT, seed=5)
+    half.advance()
+    steps = half.steps
+    for ask in (
+        lambda: half.fork(2),
+        lambda: half.replay(1),
+        lambda: half.replay("last"),
+        lambda: half.image(3),
+    ):
+        with pytest.raises(InputError):
+            ask()
+    assert half.steps is steps and half.children == ()
+    assert same_bits(half.finish().latents, run.latents)
+
+
 def test_every_kind_of_change_can_be_made_at_once(guided):
     fork = guided.fork(
         2,
@@ -264,7 +263,7 @@ def test_every_kind_of_change_can_be_made_at_once(guided):
         sigmas=(0.5, 0.2, 0),
         guidance=1.0,
         cfg_weight=2.0,
-        intervention=NoText(),
+        intervention=cut("dog"),
     ).finish()
     assert all(same_bits(fork.replay(i), step.velocity) for i, step in enumerate(fork.steps))
     assert (fork.seed, fork.guidance, fork.cfg_weight, fork.negative.text) == (7, 1.0, 2.0, "snow")
@@ -287,7 +286,7 @@ def test_a_fork_before_its_parent_branched_off_has_the_parents_changes_from_ther
 
 
 def test_an_intervention_holds_from_the_fork_on_and_is_replayed(run):
-    fork = run.fork(1, intervention=NoText(first=2)).finish()
+    fork = run.fork(1, intervention=cut("cat", steps=(2, 4))).finish()
     assert same_bits(fork.steps[1].velocity, run.steps[1].velocity)
     assert not same_bits(fork.steps[2].velocity, run.steps[2].velocity)
     for i, step in enumerate(fork.steps):
@@ -297,14 +296,19 @@ def test_an_intervention_holds_from_the_fork_on_and_is_replayed(run):
 
 
 def test_a_fork_of_a_fork_keeps_the_intervention(run):
-    fork = run.fork(1, intervention=NoText()).finish()
+    fork = run.fork(1, intervention=cut("cat")).finish()
     assert same_bits(fork.fork(3).finish().latents, fork.latents)
-    assert fork.fork(2, intervention=NoText(3)).settings.intervention == NoText(3)
+    assert not same_bits(fork.latents, run.latents)
+    assert fork.fork(2, intervention=cut_block(3)).settings.intervention == cut_block(3)
 
 
 def test_an_intervention_that_does_not_fit_is_refused_before_the_run(run):
-    with pytest.raises(InputError, match="there is no step 9"):
-        run.fork(1, intervention=NoText(9))
+    with pytest.raises(InputError, match="has no word 'dog'"):
+        run.fork(1, intervention=cut("dog"))
+    with pytest.raises(InputError, match="has no word 'cat'"):
+        run.fork(1, intervention=cut("cat")).fork(1, prompt="a dog")
+    with pytest.raises(InputError, match=r"intervention is 'cat'; give one, e\.g\. fluxnb"):
+        run.fork(1, intervention="cat")
 
 
 @pytest.mark.parametrize(
@@ -345,6 +349,8 @@ def test_a_bad_fork_says_what_was_wrong(run, arguments, message):
         ({"latents": np.zeros((8, 8, 4))}, r"latents have the shape \(1, 8, 8, 4\); give \(1, H, W, 16\)"),
         ({"latents": np.zeros((7, 8, 16))}, r"latent_size \(7, 8\) is odd"),
         ({"latents": np.full((8, 8, 16), np.inf)}, "latents holds 1024 numbers that are not finite"),
+        ({"latents": np.zeros((8, 8, 16)), "image": np.zeros((64, 64))}, "but both are given"),
+        ({"sigmas": (1, 0), "denoise": 0.5}, r"but denoise is 0\.5; give one of the two"),
         ({"latents": "noise"}, "latents is a str; give an array of floats"),
         ({"latents": np.zeros((8, 8, 16)), "latent_size": (4, 4)}, r"latents are of latent_size \(8, 8\)"),
         ({"text": 3}, "text is a int; give a TextEmbedding or the pair"),

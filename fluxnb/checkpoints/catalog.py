@@ -32,6 +32,7 @@ class Entry:
         max_tokens: image tokens at which mu is `max_shift`; mu is linear in the tokens.
         max_shift: mu at `max_tokens`.
         places: where its components lie on the hub; () for what comes with the package or is the user's own.
+        commit: of its own repository, once it was loaded from the hub.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Entry:
     max_tokens: int = 4096
     max_shift: float = 1.15
     places: tuple[Place, ...] = ()
+    commit: str | None = None
 
     @property
     def repos(self) -> tuple[str, ...]:

@@ -14,15 +14,13 @@ from typing import Any
 
 import mlx.core as mx
 
-from fluxnb.checkpoints import configs, kinds, layouts, sizes, tables
+from fluxnb.checkpoints import configs, kinds, layouts, quantised, sizes, tables
 from fluxnb.checkpoints.configs import Settings
 from fluxnb.checkpoints.files import Tensors, read_tensors
 from fluxnb.checkpoints.kinds import Kind
 from fluxnb.checkpoints.sizes import Shapes
 from fluxnb.errors import CheckpointError, FluxnbWarning
 from fluxnb.model.config import MMDiTConfig
-
-GROUP = 64  # numbers of a quantised matrix that share a scale
 
 READERS: dict[str, tuple[Callable[[Settings], Any], Callable[[Shapes], Any]]] = {
     "transformer": (configs.mmdit, sizes.mmdit),
@@ -74,12 +72,23 @@ def read(name: str, path: Path) -> Component:
         CheckpointError: the files cannot be read, hold something else, or sizes that are not FLUX.1's.
     """
     settings = _settings(path)
-    if settings is not None:
-        config = READERS[name][0](settings)  # says of a wrong class that it is wrong
-    tensors, kind = _tensors(name, path)
+    config = None if settings is None else READERS[name][0](settings)  # tells a wrong class by its name
+    return identify(name, read_tensors(path), config)
+
+
+def identify(name: str, tensors: Tensors, config: Any = None) -> Component:
+    """Tells the layout of a part's tensors, and its config if there is none yet.
+
+    Raises:
+        CheckpointError: the tensors are something else, or their sizes are not FLUX.1's.
+    """
+    kind = _kind(name, tensors)
+    tensors = _own(kind, tensors)
     table = tables.table(kind, tensors.arrays)
-    if settings is None:
-        config = READERS[name][1](Shapes(layouts.outline(table, _dense(tensors)), tensors.origin))
+    if config is None:
+        sources = quantised.gather(Tensors(dict(tensors.arrays), tensors.files, tensors.origin))
+        arrays = {name: quantised.dense(source) for name, source in sources.items()}  # never evaluated
+        config = READERS[kind.component][1](Shapes(layouts.outline(table, arrays), tensors.origin))
     if isinstance(config, MMDiTConfig):
         _check_variant(config, tensors.origin)
     if kind.layout == "diffusionkit" and tables.lacks_key_biases(tensors.arrays):
@@ -98,9 +107,8 @@ def _settings(path: Path) -> Settings | None:
     return configs.read(file) if path.is_dir() and file.exists() else None
 
 
-def _tensors(name: str, path: Path) -> tuple[Tensors, Kind]:
-    """Opens the tensors of a component, and only these, without prefix, copies and what is of no use."""
-    tensors = read_tensors(path)
+def _kind(name: str, tensors: Tensors) -> Kind:
+    """Tells the layout of a component, or what the tensors are instead."""
     shapes = {tensor: array.shape for tensor, array in tensors.arrays.items()}
     found = {kind.component: kind for kind in kinds.tell(shapes)}
     if name not in found:
@@ -108,49 +116,36 @@ def _tensors(name: str, path: Path) -> tuple[Tensors, Kind]:
             kinds.other(shapes) or ", ".join(found) or f"nothing known, but {layouts.listed(sorted(shapes))}"
         )
         raise CheckpointError(f"{tensors.origin} holds {held}, expected the {name} of a FLUX.1; take that")
-    kind = found[name]
-    kept = {
-        tensor: tensor.removeprefix(kind.prefix)
-        for tensor in shapes
-        if tensor.startswith(kind.prefix)
-        and not re.fullmatch(UNUSED.get(name, "^$"), tensor.removeprefix(kind.prefix))
+    return found[name]
+
+
+def _own(kind: Kind, tensors: Tensors) -> Tensors:
+    """Keeps the tensors of a component, without prefix, copies and what is of no use."""
+    unused = re.compile(UNUSED.get(kind.component, "^$"))
+    names = {
+        tensor.removeprefix(kind.prefix): tensor
+        for tensor in tensors.arrays
+        if tensor.startswith(kind.prefix) and not unused.fullmatch(tensor.removeprefix(kind.prefix))
     }
-    kept = _uncopied(kept, tensors)
-    return (
-        Tensors(
-            {short: tensors.arrays[tensor] for tensor, short in kept.items()},
-            {short: tensors.files[tensor] for tensor, short in kept.items()},
-            tensors.origin,
-        ),
-        kind,
-    )
+    arrays = {short: tensors.arrays[tensor] for short, tensor in names.items()}
+    files = {short: tensors.files[tensor] for short, tensor in names.items()}
+    return _uncopied(Tensors(arrays, files, tensors.origin))
 
 
-def _uncopied(kept: dict[str, str], tensors: Tensors) -> dict[str, str]:
-    """Leaves copies out, if they are such."""
+def _uncopied(tensors: Tensors) -> Tensors:
+    """Leaves copies out, after a look that they are such."""
     copy, original = COPIES
-    result = {}
-    for tensor, short in kept.items():
-        source = re.sub(copy, original, short)
-        if source == short or source not in tensors.arrays:
-            result[tensor] = short
-        elif not mx.array_equal(tensors.arrays[tensor], tensors.arrays[source]):
-            raise CheckpointError(
-                f"{tensors.files[tensor]}: {tensor} and {source} should be the same and are not; save the "
-                "model again with mflux"
-            )
-    return result
-
-
-def _dense(tensors: Tensors) -> dict[str, mx.array]:
-    """Gives arrays, never to be evaluated, with the shapes that the tensors have when nothing is quantised."""
-    dense = {}
+    arrays = {}
     for name, array in tensors.arrays.items():
-        scales = tensors.arrays.get(name.removesuffix("weight") + "scales")
-        if name.endswith(".weight") and array.dtype == mx.uint32 and scales is not None:
-            array = mx.zeros((*scales.shape[:-1], scales.shape[-1] * GROUP))
-        dense[name] = array
-    return dense
+        source = re.sub(copy, original, name)
+        if source == name or source not in tensors.arrays:
+            arrays[name] = array
+        elif not mx.array_equal(array, tensors.arrays[source]):
+            raise CheckpointError(
+                f"{tensors.files[name]}: {name} and {source} should be the same and are not; save the model "
+                "again with mflux"
+            )
+    return Tensors(arrays, tensors.files, tensors.origin)
 
 
 def _check_variant(config: MMDiTConfig, origin: Path) -> None:

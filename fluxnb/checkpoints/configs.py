@@ -11,7 +11,7 @@ from typing import Any
 from fluxnb.checkpoints.catalog import Entry
 from fluxnb.checkpoints.files import read_json
 from fluxnb.errors import CheckpointError, InputError
-from fluxnb.model.config import CLIPConfig, MMDiTConfig, T5Config, VAEConfig
+from fluxnb.model.config import CLIPConfig, MMDiTConfig, T5Config, TAESDConfig, VAEConfig
 
 REQUIRED = object()
 
@@ -184,6 +184,35 @@ def vae(settings: Settings) -> VAEConfig:
         groups=settings.whole("norm_num_groups", 32),
         scale_factor=settings.number("scaling_factor"),
         shift_factor=settings.number("shift_factor"),
+    )
+
+
+def taesd(settings: Settings) -> TAESDConfig:
+    """Reads the config of diffusers' AutoencoderTiny.
+
+    Raises:
+        CheckpointError: another class, a setting that is missing, of the wrong kind, or not ours.
+    """
+    settings.must("_class_name", "AutoencoderTiny")
+    settings.must("act_fn", "relu", default="relu")
+    settings.must("upsample_fn", "nearest", default="nearest")
+    settings.must("upsampling_scaling_factor", 2, default=2)
+    encoder_blocks = settings.wholes("num_encoder_blocks", (1, 3, 3, 3))
+    decoder_blocks = settings.wholes("num_decoder_blocks", (3, 3, 3, 1))
+    encoder = settings.wholes("encoder_block_out_channels", (64,) * len(encoder_blocks))
+    channels = encoder[0]
+    settings.must("encoder_block_out_channels", [channels] * len(encoder_blocks), default=[64] * 4)
+    settings.must("decoder_block_out_channels", [channels] * len(decoder_blocks), default=[64] * 4)
+    image_channels = settings.whole("in_channels", 3)
+    settings.must("out_channels", image_channels, default=3)
+    return TAESDConfig(
+        channels=channels,
+        encoder_blocks=encoder_blocks,
+        decoder_blocks=decoder_blocks,
+        latent_channels=settings.whole("latent_channels", 4),
+        image_channels=image_channels,
+        scale_factor=settings.number("scaling_factor", 1.0),
+        shift_factor=settings.number("shift_factor", 0.0),
     )
 
 

@@ -4,8 +4,8 @@ Only `fetch` downloads, and only the files that an entry of the catalog needs. K
 of what is in a file. To be imported when a model on the hub is named, since huggingface_hub takes a while.
 
 Weights are fetched into the cache by `_fetch_weights` instead of `hf_hub_download`, whose newer versions (2.4
-for one) throw away what they have of a file when a download breaks off. It is the same cache, with the same
-lock and the same name for a file in the making.
+for one; 1.0 did not) throw away what they have of a file when a download breaks off. It is the same cache,
+with the same lock and the same name for a file in the making.
 """
 
 import hashlib
@@ -18,6 +18,7 @@ from pathlib import Path
 from huggingface_hub import HfApi, constants, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import HTTPError, LocalEntryNotFoundError, RevisionNotFoundError
 from huggingface_hub.file_download import http_get, repo_folder_name
+from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils import WeakFileLock, build_hf_headers
 
 from fluxnb.checkpoints import catalog, troubles
@@ -66,8 +67,8 @@ class Snapshot:
 
     @property
     def folder(self) -> Path:
-        """Where its files lie in the cache, as links to the blobs."""
-        return _home(self.repo) / "snapshots" / self.commit
+        """Where its files lie in the cache."""
+        return _folder(self.repo, self.commit)
 
     def blob(self, file: File) -> Path:
         """Where the content of a file of weights lies in the cache."""
@@ -112,10 +113,15 @@ def held(entry: Entry, revision: str | None = None) -> Parts | None:
     if absent(entry, revision):
         return None
     folders = {
-        repo: _home(repo) / "snapshots" / _cached(repo, places, asked)[0]
+        repo: _folder(repo, _cached(repo, places, asked)[0])
         for repo, places, asked in _repositories(entry, revision)
     }
     return _parts(entry, folders)
+
+
+def commit(entry: Entry, parts: Parts) -> str:
+    """Tells of which commit of a model's own repository its transformer is."""
+    return parts.transformer.relative_to(_home(entry.name) / "snapshots").parts[0]
 
 
 def absent(entry: Entry, revision: str | None = None) -> tuple[str, ...]:
@@ -157,18 +163,24 @@ def _look_up(repo: str, places: Collection[Place], revision: str | None) -> Snap
         if not lacking:
             return Snapshot(repo, revision, commit)
         raise troubles.refusal(error, repo, revision) or troubles.unreachable(error, repo, lacking) from error
-    held = {file.rfilename: file for file in info.siblings or ()}
-    lacking = [name for place in places for name in choose(place, held)[1]]
+    files = {file.rfilename: file for file in info.siblings or ()}
+    lacking = [name for place in places for name in choose(place, files)[1]]
     if lacking:
         raise CheckpointError(
             f"{repo} on the hub is no FLUX.1 that fluxnb can load, it lacks {listed(lacking)}; name one of "
             f"{catalog.listed()}, or another in the layout of diffusers"
         )
-    needed = [held[name] for place in places for name in choose(place, held)[0]]
-    files = [File(f.rfilename, f.size or 0, _sha256(f.lfs.sha256, repo) if f.lfs else None) for f in needed]
-    snapshot = Snapshot(repo, revision, info.sha)
-    here = snapshot.folder
-    return Snapshot(repo, revision, info.sha, tuple(f for f in files if not (here / f.name).exists()))
+    here = _folder(repo, _hash(info.sha, COMMIT, repo))
+    needed = [
+        files[name] for place in places for name in choose(place, files)[0] if not (here / name).exists()
+    ]
+    return Snapshot(repo, revision, info.sha, tuple(_file(file, repo) for file in needed))
+
+
+def _file(file: RepoSibling, repo: str) -> File:
+    """Takes from the hub's listing what matters of a file."""
+    sha256 = _hash(file.lfs.sha256, SHA256, repo) if file.lfs else None
+    return File(file.rfilename, file.size or 0, sha256)
 
 
 def _cached(repo: str, places: Collection[Place], revision: str | None) -> tuple[str, tuple[str, ...]]:
@@ -179,12 +191,9 @@ def _cached(repo: str, places: Collection[Place], revision: str | None) -> tuple
             commit = (_home(repo) / "refs" / commit).read_text(encoding="utf-8")
         except OSError:  # never downloaded
             commit = ""
-    folder = _home(repo) / "snapshots" / commit
-    names = (
-        {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-        if commit
-        else ()
-    )
+    folder = _folder(repo, commit)
+    files = [path for path in folder.rglob("*") if path.is_file()] if commit else []
+    names = {path.relative_to(folder).as_posix() for path in files}
     return commit, tuple(name for place in places for name in choose(place, names)[1])
 
 
@@ -197,7 +206,8 @@ def _check_space(entry: Entry, snapshots: Collection[Snapshot]) -> None:
     if to_come > free:
         raise DownloadError(
             f"{entry.name} needs {_gigabytes(to_come)} more on the disk of {cache}, which has "
-            f"{_gigabytes(free)} free; make room, or set HF_HOME to a folder on a larger disk"
+            f"{_gigabytes(free)} free; make room, or start Python with HF_HOME set to a folder on a larger "
+            "disk"
         )
 
 
@@ -268,15 +278,20 @@ def _home(repo: str) -> Path:
     return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model")
 
 
+def _folder(repo: str, commit: str) -> Path:
+    """Where the files of a repository at a commit lie in the cache, as links to the blobs."""
+    return _home(repo) / "snapshots" / commit
+
+
 def _partial(blob: Path) -> Path:
     """Where a file lies while it is being downloaded."""
     return blob.with_name(f"{blob.name}.incomplete")
 
 
-def _sha256(text: str, repo: str) -> str:
-    """Passes on a checksum; it becomes the name of a file, so it has to be one."""
-    if not SHA256.fullmatch(text):
-        raise DownloadError(f"the hub gives {text!r} as a SHA-256 in {repo}; try again, or check HF_ENDPOINT")
+def _hash(text: str | None, form: re.Pattern, repo: str) -> str:
+    """Passes on a hash from the hub; it becomes a name in the cache, so it has to be one."""
+    if not form.fullmatch(text or ""):
+        raise DownloadError(f"the hub gives {text!r} as a hash in {repo}; try again, or check HF_ENDPOINT")
     return text
 
 

@@ -148,7 +148,10 @@ def outline(table: Table, arrays: Mapping[str, mx.array]) -> Callable[[str], tup
     """Gives a function from the name of a parameter to the shape that it would have, None if it is not there."""
 
     def shape_of(target: str) -> tuple[int, ...] | None:
-        rule, stars = _rule(table, target)
+        try:
+            rule, stars = _rule(table, target)
+        except LookupError:  # one level or layer more than the layout has
+            return None
         for names in (rule.sources, rule.also):
             sources = tuple(_fill(source, stars) for source in names)
             if sources and arrays.keys() >= set(sources):

@@ -16,7 +16,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
-from importlib.metadata import version
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -25,19 +24,21 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from fluxnb.checkpoints import layouts
+from fluxnb.checkpoints import layouts, linear
 from fluxnb.checkpoints.catalog import Entry
 from fluxnb.checkpoints.components import Component
 from fluxnb.checkpoints.files import read_head, read_json, read_tensors
-from fluxnb.checkpoints.networks import PARTS, Configs, Networks, SwappedNetworks
+from fluxnb.checkpoints.networks import DTYPES, PARTS, Configs, Networks, SwappedNetworks
 from fluxnb.checkpoints.parts import Parts
 from fluxnb.errors import CheckpointError, InputError
 from fluxnb.model import layers
+from fluxnb.version import __version__
 
 FILE, FORMAT = "fluxnb.json", 1
 WEIGHTS = "model.safetensors"
 TOKENIZERS = ("tokenizer", "tokenizer_2")
 TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "vocab.json", "merges.txt")
+LEFT_OUT = ("places", "commit")  # of an entry: the model lies here now
 TABLE: layouts.Table = (layouts.Rule("**", ("**",)),)
 
 
@@ -84,7 +85,10 @@ def read(folder: Path) -> Saved:
         raise CheckpointError(f"{path} has no configs of {', '.join(PARTS)}; save the model again")
     hints = get_type_hints(Configs)
     made = {name: _record(hints[name], configs[name], path, f"configs.{name}") for name in PARTS}
-    return Saved(folder, Configs(**made), _record(Entry, values.get("entry"), path, "entry", ("places",)))
+    entry = _record(Entry, values.get("entry"), path, "entry", LEFT_OUT)
+    if entry.dtype not in DTYPES:
+        raise CheckpointError(f"{path}: entry.dtype is {entry.dtype!r}; save the model again")
+    return Saved(folder, Configs(**made), entry)
 
 
 def write(folder: Path, networks: Networks | SwappedNetworks, entry: Entry, overwrite: bool = False) -> None:
@@ -119,14 +123,16 @@ def write(folder: Path, networks: Networks | SwappedNetworks, entry: Entry, over
         for name, part in PARTS.items():
             (temporary / part).mkdir()
             bits[name] = _write_weights(temporary / part / WEIGHTS, getattr(networks, name))
+        if networks.linear is not None:
+            _write_json(temporary / PARTS["vae"] / linear.FILE, asdict(networks.linear))
         values = {
             "format": FORMAT,
-            "fluxnb": version("fluxnb"),
+            "fluxnb": __version__,
             "bits": bits,
-            "entry": {key: value for key, value in asdict(entry).items() if key != "places"},
+            "entry": {key: value for key, value in asdict(entry).items() if key not in LEFT_OUT},
             "configs": asdict(networks.configs),
         }
-        (temporary / FILE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        _write_json(temporary / FILE, values)
 
 
 def _write_weights(path: Path, network: nn.Module) -> list[int]:
@@ -138,6 +144,11 @@ def _write_weights(path: Path, network: nn.Module) -> list[int]:
     read_head(path)  # sees a file that was cut off
     matrices = (module for _, module in network.named_modules() if "scales" in module)
     return sorted({layers.bits(matrix.weight, matrix.scales) for matrix in matrices})
+
+
+def _write_json(path: Path, values: dict) -> None:
+    """Writes a JSON object."""
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from fluxnb.checkpoints.catalog import Entry
+from fluxnb.checkpoints.linear import LinearPreview
 from fluxnb.model.clip import CLIPText
 from fluxnb.model.config import CLIPConfig, MMDiTConfig, T5Config, VAEConfig
 from fluxnb.model.mmdit import MMDiT
@@ -22,6 +23,9 @@ from fluxnb.model.vae import VAE
 
 PARTS = {"mmdit": "transformer", "vae": "vae", "clip": "text_encoder", "t5": "text_encoder_2"}
 """What the networks are called in folders of diffusers, and in `parts.Parts`."""
+
+DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
+"""What weights that are not quantised are kept in, by `Entry.dtype`."""
 
 SIDES = (("clip", "t5"), ("mmdit", "vae"))
 """What is needed for a prompt, and what for a picture; with little memory only one of them is there."""
@@ -49,6 +53,7 @@ class Networks:
         clip_tokenizer: what `clip` reads by.
         t5_tokenizer: what `t5` reads by.
         entry: name and defaults; what the files say is in it.
+        linear: colours of latent cells for a quick look, None where no fit lies beside the autoencoder.
         dtype: what the streams are computed in; times, latents and steps are float32 whatever it is.
         tokenizer_folders: where the tokenizers were read from, CLIP's first; None if they were not.
     """
@@ -60,6 +65,7 @@ class Networks:
     clip_tokenizer: ClipTokenizer
     t5_tokenizer: T5Tokenizer
     entry: Entry
+    linear: LinearPreview | None = None
     dtype: mx.Dtype = mx.float32
     tokenizer_folders: tuple[Path, Path] | None = None
 
@@ -80,6 +86,7 @@ class SwappedNetworks:
         clip_tokenizer: as in `Networks`, like all below.
         t5_tokenizer: likewise.
         entry: likewise.
+        linear: likewise.
         dtype: likewise.
         tokenizer_folders: likewise.
     """
@@ -91,6 +98,7 @@ class SwappedNetworks:
         clip_tokenizer: ClipTokenizer,
         t5_tokenizer: T5Tokenizer,
         entry: Entry,
+        linear: LinearPreview | None = None,
         dtype: mx.Dtype = mx.float32,
         tokenizer_folders: tuple[Path, Path] | None = None,
     ):
@@ -99,6 +107,7 @@ class SwappedNetworks:
         self.clip_tokenizer = clip_tokenizer
         self.t5_tokenizer = t5_tokenizer
         self.entry = entry
+        self.linear = linear
         self.dtype = dtype
         self.tokenizer_folders = tokenizer_folders
         self._read = read

@@ -9,7 +9,7 @@ Knows nothing of files or layouts: a shape is asked for by the name of our param
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import count, takewhile
+from itertools import count
 from typing import Any
 
 from fluxnb.errors import CheckpointError, InputError
@@ -38,9 +38,13 @@ class Shapes:
             raise self.wrong(f"{name}, which tells sizes of the network, {found}")
         return shape
 
-    def many(self, *names: str) -> int:
-        """Counts how often a parameter is there; `{}` in its names stands for 0, 1, ..."""
-        return sum(1 for _ in takewhile(lambda i: any(self.of(name.format(i)) for name in names), count()))
+    def has(self, *names: str) -> bool:
+        """Tells whether one of these parameters is there."""
+        return any(self.of(name) for name in names)
+
+    def many(self, *patterns: str) -> int:
+        """Counts the layers that are there, of which each has one of these; `{}` stands for 0, 1, ..."""
+        return next(i for i in count() if not self.has(*(pattern.format(i) for pattern in patterns)))
 
     def parts(self, what: str, whole: int, part: int) -> int:
         """Divides without a rest."""
@@ -83,7 +87,7 @@ def mmdit(shapes: Shapes) -> MMDiTConfig:
         depth_single=shapes.many("single_blocks.{}.linear1.weight", "single_blocks.{}.linear2.weight"),
         mlp_ratio=shapes.matrix("double_blocks.0.img_mlp.0.weight")[0] / width,
         axes_dim=(eighth, (head_dim - eighth) // 2, (head_dim - eighth) // 2),
-        guidance=shapes.many("guidance_in.in_layer.weight", "guidance_in.out_layer.weight") > 0,
+        guidance=shapes.has("guidance_in.in_layer.weight", "guidance_in.out_layer.weight"),
     )
 
 

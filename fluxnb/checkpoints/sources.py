@@ -33,7 +33,8 @@ def locate(
         revision: branch, tag or commit of a model on the hub.
 
     Returns:
-        The entry, which has the path for its name if the weights are the user's own, and all parts.
+        The entry, which has the path for its name if the weights are the user's own and the commit if they
+        are from the hub, and all parts.
 
     Raises:
         UnknownModelError: no model of that name.
@@ -70,7 +71,8 @@ def _path(model_version: str | os.PathLike) -> Path | None:
 def _named(entry: Entry, revision: str | None) -> tuple[Entry, Parts]:
     """Gives a model by its entry."""
     if entry.places:
-        return entry, _hub().fetch(entry, revision)
+        parts = _hub().fetch(entry, revision)
+        return replace(entry, commit=_hub().commit(entry, parts)), parts
     if revision is not None:
         raise InputError(f"revision is {revision!r}, but {entry.name} comes with fluxnb; leave it out")
     return entry, find(DEMO_FOLDER)

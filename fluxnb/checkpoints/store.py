@@ -10,11 +10,11 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from fluxnb import backend
-from fluxnb.checkpoints import catalog, components, configs, native
+from fluxnb.checkpoints import catalog, components, configs, linear, native
 from fluxnb.checkpoints.catalog import Entry
 from fluxnb.checkpoints.components import Component
 from fluxnb.checkpoints.fill import fill
-from fluxnb.checkpoints.networks import PARTS, Configs, Networks, SwappedNetworks
+from fluxnb.checkpoints.networks import DTYPES, PARTS, Configs, Networks, SwappedNetworks
 from fluxnb.checkpoints.parts import Parts
 from fluxnb.checkpoints.quantised import BITS
 from fluxnb.checkpoints.sources import locate
@@ -27,7 +27,6 @@ from fluxnb.model.tokenizers import ClipTokenizer, T5Tokenizer
 from fluxnb.model.vae import VAE
 
 T5_LENGTH, T5_LENGTH_GUIDED = 256, 512  # most T5 tokens of FLUX.1-schnell and FLUX.1-dev
-DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
 NETWORKS = {"mmdit": MMDiT, "vae": VAE, "clip": CLIPText, "t5": T5Encoder}
 QUANTISED = ("mmdit", "t5")  # the large ones; CLIP and the autoencoder are 3 % of FLUX.1 and stay in floats
 
@@ -63,7 +62,7 @@ def load(
         DownloadError: the model cannot be had from the hub; the message says why.
         CheckpointError: the files cannot be loaded as a FLUX.1; the message says why.
     """
-    if quantize is not None and (isinstance(quantize, bool) or quantize not in BITS):
+    if quantize is not None and (type(quantize) is not int or quantize not in BITS):
         raise InputError(
             f"quantize is {quantize!r}; give one of {', '.join(map(str, BITS))}, or None to keep all bits"
         )
@@ -104,7 +103,8 @@ def _read(
         asked = bits if name in QUANTISED else None
         return fill(network, component.table, component.tensors, DTYPES[entry.dtype], asked)
 
-    common = (clip_tokenizer, t5_tokenizer, entry, streams, (parts.tokenizer, parts.tokenizer_2))
+    fit = linear.read(parts.vae, sizes.vae.latent_channels)
+    common = (clip_tokenizer, t5_tokenizer, entry, fit, streams, (parts.tokenizer, parts.tokenizer_2))
     if low_memory:
         return SwappedNetworks(sizes, lambda name: filled(name, opened(name)), *common)
     networks = {name: filled(name, found.pop(name)) for name in PARTS}
@@ -115,7 +115,7 @@ def _read(
 def _entry(parts: Parts, entry: Entry, config: MMDiTConfig, text_length: int) -> Entry:
     """Puts what the files say into an entry; one that is not in the catalog is known by its sizes."""
     if entry not in catalog.ENTRIES:
-        own = {name: getattr(entry, name) for name in ("name", "licence", "places")}
+        own = {name: getattr(entry, name) for name in ("name", "licence", "places", "commit")}
         entry = replace(known(config, entry), **own)
     if parts.scheduler is not None:
         entry = configs.schedule(configs.read(parts.scheduler / "scheduler_config.json"), entry)

@@ -29,7 +29,9 @@ def refusal(error: Exception, repo: str, revision: str | None) -> FluxnbError | 
             "`hf auth login`, or set HF_TOKEN to a token of theirs"
         )
     if isinstance(error, RevisionNotFoundError):
-        return InputError(f"{repo} has no revision {revision!r}; see {page}/commits, or leave revision out")
+        return InputError(
+            f"{repo} has no revision {revision!r}; see {page}/commits/main, or leave revision out"
+        )
     if status == 401 and code != "RepoNotFound":
         return DownloadError(
             f"the hub refuses your token, which is wrong or has expired; make one at {tokens} and log in "
@@ -51,9 +53,9 @@ def refusal(error: Exception, repo: str, revision: str | None) -> FluxnbError | 
 
 def unreachable(error: Exception, repo: str, lacking: Collection[str]) -> DownloadError:
     """Says why the hub could not be asked, and what of a model is not in the cache."""
-    lack = f"{repo} is not in the cache {constants.HF_HUB_CACHE}, which lacks {listed(lacking)} of it"
+    lack = f"the cache {constants.HF_HUB_CACHE} lacks {listed(lacking)} of {repo}"
     if isinstance(error, OfflineModeIsEnabled):
-        return DownloadError(f"{lack}, and HF_HUB_OFFLINE forbids to download; unset it")
+        return DownloadError(f"{lack}, and HF_HUB_OFFLINE forbids to download; start Python without it")
     return DownloadError(
         f"{lack}, and {constants.ENDPOINT} cannot be reached ({_reason(error)}); check the network, and "
         "HF_ENDPOINT and the proxy if you use them"
@@ -65,12 +67,12 @@ def broken_off(error: Exception, what: str) -> DownloadError:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DownloadError(
             f"the disk is full: {what} did not fit into {constants.HF_HUB_CACHE}; make room and call again, "
-            "or set HF_HOME to a folder on a larger disk"
+            "or start Python with HF_HOME set to a folder on a larger disk"
         )
     if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
         return DownloadError(
-            f"{what} cannot be written to {constants.HF_HUB_CACHE} ({error.strerror}); set HF_HOME to a "
-            "folder that you can write to"
+            f"{what} cannot be written to {constants.HF_HUB_CACHE} ({error.strerror}); start Python "
+            "with HF_HOME set to a folder that you can write to"
         )
     return DownloadError(
         f"the download of {what} broke off ({_reason(error)}); call again, it goes on where it stopped"

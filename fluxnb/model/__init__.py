@@ -5,6 +5,8 @@
     mmdit.py       img, txt, vec, t -> velocity
     t5.py clip.py  ids -> txt, ids -> vec
     vae.py         latents <-> pixels
+    strips.py      the same in strips of rows, for large pictures
+    taesd.py       latents <-> pixels, nearly, in a hundredth of the work
     tokenizers.py  text -> ids, ids -> words; needs no MLX
 
 The letters in comments on shapes:

@@ -147,6 +147,29 @@ class VAEConfig:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class TAESDConfig:
+    """Sizes of a tiny autoencoder, and what its latents are normalised by.
+
+    Attributes:
+        channels: channels of every inner layer.
+        encoder_blocks: blocks of each level of the encoder; each level but the first halves the side.
+        decoder_blocks: blocks of each level of the decoder; each level but the last doubles the side.
+        latent_channels: channels of the latents.
+        image_channels: channels of a picture.
+        scale_factor: normalised latents = (z - shift_factor) * scale_factor; for TAEF1 z itself.
+        shift_factor: see `scale_factor`.
+    """
+
+    channels: int = 64
+    encoder_blocks: tuple[int, ...] = (1, 3, 3, 3)
+    decoder_blocks: tuple[int, ...] = (3, 3, 3, 1)
+    latent_channels: int = 16
+    image_channels: int = 3
+    scale_factor: float = 1.0
+    shift_factor: float = 0.0
+
+
 def schnell() -> MMDiTConfig:
     """Gives the sizes of FLUX.1-schnell (11.89e9 parameters)."""
     return MMDiTConfig()
@@ -170,3 +193,8 @@ def clip_l() -> CLIPConfig:
 def flux_vae() -> VAEConfig:
     """Gives the sizes of FLUX.1's autoencoder."""
     return VAEConfig()
+
+
+def taef1() -> TAESDConfig:
+    """Gives the sizes of TAEF1, the tiny autoencoder for FLUX.1's latents."""
+    return TAESDConfig()

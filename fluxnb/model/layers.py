@@ -283,23 +283,36 @@ class DoubleBlock(nn.Module):
 
     def __call__(self, img, txt, vec, pe, attend: Attend, layer: int) -> tuple[mx.array, mx.array]:
         """Maps img (B, h*w, D) and txt (B, L, D) to new ones, given vec (B, D) and pe or None."""
-        img_shift, img_scale, img_gate, img_shift2, img_scale2, img_gate2 = self.img_mod(vec)
-        txt_shift, txt_scale, txt_gate, txt_shift2, txt_scale2, txt_gate2 = self.txt_mod(vec)
-
-        img_qkv = self.img_attn.qkv(modulate(img, img_shift, img_scale))  # (B, h*w, 3 D)
-        txt_qkv = self.txt_attn.qkv(modulate(txt, txt_shift, txt_scale))  # (B, L, 3 D)
-        img_heads = heads_first(img_qkv, self.img_attn.norm, self._head_dim)
-        txt_heads = heads_first(txt_qkv, self.txt_attn.norm, self._head_dim)
+        img_mod, txt_mod = self.img_mod(vec), self.txt_mod(vec)
+        txt_heads = self.read_text(txt, txt_mod)
+        img_heads = enter(img, self.img_attn, img_mod, self._head_dim)
         q, k, v = (mx.concatenate(pair, axis=2) for pair in zip(txt_heads, img_heads, strict=True))
         if pe is not None:
             q, k = rotate(q, pe), rotate(k, pe)
         txt_mixed, img_mixed = mx.split(heads_last(attend(q, k, v, layer)), [txt.shape[1]], axis=1)
+        img = leave(img, img_mixed, self.img_attn, self.img_mlp, img_mod)
+        return img, self.write_text(txt, txt_mixed, txt_mod)
 
-        img = img + img_gate * self.img_attn.proj(img_mixed)
-        img = img + img_gate2 * chain(self.img_mlp, modulate(img, img_shift2, img_scale2))
-        txt = txt + txt_gate * self.txt_attn.proj(txt_mixed)
-        txt = txt + txt_gate2 * chain(self.txt_mlp, modulate(txt, txt_shift2, txt_scale2))
-        return img, txt
+    def read_text(self, txt: mx.array, mod: list[mx.array]) -> tuple[mx.array, mx.array, mx.array]:
+        """Gives q, k, v of tokens of the text stream, as `enter` does; `mod` comes from `txt_mod`."""
+        return enter(txt, self.txt_attn, mod, self._head_dim)
+
+    def write_text(self, txt: mx.array, mixed: mx.array, mod: list[mx.array]) -> mx.array:
+        """Takes tokens of the text stream from their attention through the rest of the block."""
+        return leave(txt, mixed, self.txt_attn, self.txt_mlp, mod)
+
+
+def enter(x: mx.array, attn: SelfAttention, mod: list[mx.array], head_dim: int) -> tuple[mx.array, ...]:
+    """Takes a stream into attention: x (B, L, D) to q, k, v, each (B, heads, L, D), before RoPE."""
+    shift, scale = mod[:2]
+    return heads_first(attn.qkv(modulate(x, shift, scale)), attn.norm, head_dim)
+
+
+def leave(x: mx.array, mixed: mx.array, attn: SelfAttention, mlp: list, mod: list[mx.array]) -> mx.array:
+    """Takes a stream (B, L, D) on from its attention, `mixed`, of the same shape, and through its MLP."""
+    _, _, gate, shift2, scale2, gate2 = mod
+    x = x + gate * attn.proj(mixed)
+    return x + gate2 * chain(mlp, modulate(x, shift2, scale2))
 
 
 class SingleBlock(nn.Module):

@@ -115,10 +115,7 @@ class MMDiT(nn.Module):
                 f"guidance {'given' if guidance is not None else 'missing'}, but this network {takes}"
             )
         dtype = img.dtype
-        vec = self.time_in(sinusoid(t, TIME_DIM)) + self.vector_in(vec.astype(mx.float32))  # (B, D)
-        if guidance is not None:
-            vec = vec + self.guidance_in(sinusoid(guidance, TIME_DIM))
-        vec = backend.silu(vec).astype(dtype)  # as every modulation begins with it
+        vec = self.condition(vec, t, guidance).astype(dtype)
         img, txt = self.img_in(img), self.txt_in(txt.astype(dtype))  # (B, h*w, D), (B, L, D)
         pe = None
         if self.config.axes_dim:
@@ -130,6 +127,13 @@ class MMDiT(nn.Module):
         for layer, block in enumerate(self.single_blocks, start=len(self.double_blocks)):
             x = block(x, vec, pe, attend, layer)
         return self.final_layer(x[:, txt.shape[1] :], vec)
+
+    def condition(self, vec: mx.array, t: mx.array, guidance: mx.array | None) -> mx.array:
+        """Gives what all modulations hang on, (B, D), float32: text vector, time and guidance; after SiLU."""
+        vec = self.time_in(sinusoid(t, TIME_DIM)) + self.vector_in(vec.astype(mx.float32))
+        if guidance is not None:
+            vec = vec + self.guidance_in(sinusoid(guidance, TIME_DIM))
+        return backend.silu(vec)  # as every modulation begins with it
 
 
 def without(network: MMDiT, blocks: frozenset[int]) -> MMDiT:

@@ -37,12 +37,12 @@ class GroupNorm(nn.Module):
         super().__init__()
         self.weight = mx.zeros((channels,))
         self.bias = mx.zeros((channels,))
-        self._groups, self._eps = config.groups, config.eps
+        self.groups, self.eps = config.groups, config.eps
 
     def __call__(self, x: mx.array) -> mx.array:
         """Normalises (B, H, W, C) over cells and the channels of a group."""
         return backend.group_norm(
-            x, self._groups, self.weight.astype(x.dtype), self.bias.astype(x.dtype), self._eps
+            x, self.groups, self.weight.astype(x.dtype), self.bias.astype(x.dtype), self.eps
         )
 
 
@@ -192,6 +192,12 @@ class Decoder(nn.Module):
         return self.conv_out(backend.silu(self.norm_out(x)))
 
 
+def gaussian(moments: mx.array) -> tuple[mx.array, mx.array]:
+    """Splits what the encoder gives, (B, H, W, 2 C), into mean and standard deviation of the latents."""
+    mean, logarithm = mx.split(moments, 2, axis=-1)
+    return mean, mx.exp(mx.clip(logarithm, -30, 20) / 2)  # the bounds are diffusers'
+
+
 class VAE(nn.Module):
     """FLUX.1's autoencoder at any size; computes in the dtype of what comes in.
 
@@ -210,8 +216,7 @@ class VAE(nn.Module):
 
     def distribution(self, x: mx.array) -> tuple[mx.array, mx.array]:
         """Maps pictures like `encode` to mean and standard deviation of their latents."""
-        mean, logarithm = mx.split(self.encoder(x), 2, axis=-1)
-        return mean, mx.exp(mx.clip(logarithm, -30, 20) / 2)  # the bounds are diffusers'
+        return gaussian(self.encoder(x))
 
     def decode(self, z: mx.array) -> mx.array:
         """Maps latents (B, H, W, latent_channels) to pictures (B, 8 H, 8 W, 3), about -1..1, not clipped."""

@@ -2,6 +2,7 @@
 
     python -m fluxnb.training.evaluate
     python -m fluxnb.training.evaluate --checkpoint RUN/demo --judge RUN/judge.safetensors
+    python -m fluxnb.training.evaluate --only maps       # how far its maps can be trusted, see `trust`
 
 Prompts are captions of scenes that training never saw; pictures are drawn by fluxnb itself with the
 model's own defaults, a new seed each. Shares come with their 95 % Wilson intervals.
@@ -18,8 +19,9 @@ import numpy as np
 import torch
 
 from fluxnb.pipeline import FluxPipeline
-from fluxnb.training import judge, scenes
+from fluxnb.training import judge, scenes, trust
 from fluxnb.training.vae import psnr
+from fluxnb.trust import RESULTS
 
 PROMPT_SEED = 7_000_000
 
@@ -102,15 +104,21 @@ def main() -> None:
     parser.add_argument("--judge", type=Path, default=judge.WEIGHTS)
     parser.add_argument("--singles", type=int, default=300)
     parser.add_argument("--pairs", type=int, default=100)
+    parser.add_argument("--only", choices=("pictures", "maps"), help="one part of the two")
+    parser.add_argument("--scenes", type=int, default=200, help="for the maps")
+    parser.add_argument("--to", type=Path, default=RESULTS, help="where the figures of the maps go")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    model = judge.load(args.judge)
-    objects, ground = judge.accuracy(model)
-    print(f"the judge on 1000 held-out real scenes: objects {objects:.1%}, ground {ground:.1%}")
     pipeline = FluxPipeline(local_ckpt=args.checkpoint)
-    autoencoder(pipeline)
-    single_objects(pipeline, model, args.singles)
-    pairs(pipeline, model, args.pairs)
+    if args.only != "maps":
+        model = judge.load(args.judge)
+        objects, ground = judge.accuracy(model)
+        print(f"the judge on 1000 held-out real scenes: objects {objects:.1%}, ground {ground:.1%}")
+        autoencoder(pipeline)
+        single_objects(pipeline, model, args.singles)
+        pairs(pipeline, model, args.pairs)
+    if args.only != "pictures":
+        trust.write(trust.measure(pipeline, args.scenes), args.to)
 
 
 if __name__ == "__main__":

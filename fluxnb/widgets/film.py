@@ -8,7 +8,7 @@ Messages to the browser; each has `run`, the number of the run that it is about:
     run      what was drawn: settings, sigmas, words, numbers of blocks
     frames   kind "clean" or "noisy", the steps, picture format; one buffer for each step
     maps     word (its place in the prompt), blocks, the steps, height, width, for each step `mass` (five
-             shares, see `probe.Mass`); `last` closes the word; one buffer: uint8 (steps, h, w), each
+             shares, see `maps.Mass`); `last` closes the word; one buffer: uint8 (steps, h, w), each
              map's largest weight 255
     refused  word, blocks, sentence: these maps cannot be had
 
@@ -23,7 +23,8 @@ from dataclasses import asdict, astuple, dataclass
 from PIL import Image
 
 from fluxnb import images
-from fluxnb.probe import AttentionMap, find_blocks
+from fluxnb.maps import AttentionMap
+from fluxnb.probe import find_blocks
 from fluxnb.run import Run
 
 LOSSLESS = 256  # pixels: up to this side a picture travels as PNG, above it as JPEG

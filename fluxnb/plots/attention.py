@@ -1,0 +1,193 @@
+"""Figures of attention: maps over the picture, ledgers, effects of interventions, what can be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from fluxnb import checks
+from fluxnb.effect import Effect
+from fluxnb.errors import InputError
+from fluxnb.maps import AttentionMap, ConceptMaps, Ledger
+from fluxnb.plots.canvas import HEAT, PANEL, panels, row_of, show, styles
+from fluxnb.run import KINDS, Run
+from fluxnb.trust import NAMES, Trust, measured
+
+GREYS = {
+    "other words": ("#4d4d4d", ""),
+    "end token": ("#808080", "//"),
+    "PAD tokens": ("#b3b3b3", ".."),
+    "image tokens": ("#e0e0e0", ""),
+}
+"""Colour and hatch of the groups that are no words; words have the colours."""
+
+
+def maps(
+    run: Run,
+    maps: AttentionMap | ConceptMaps | Iterable[AttentionMap],
+    *,
+    kind: str = "clean",
+    same_scale: bool = True,
+    opacity: float = 0.65,
+) -> Figure:
+    """Draws maps over the picture of their step, one panel each, the word as title.
+
+    Args:
+        run: That they are of.
+        maps: One or several of `Run.attention`; or those of `Run.concepts`, over their last step.
+        kind: Of picture, "clean" or "noisy".
+        same_scale: Whether one colour stands for one share in all panels; else each has its own brightest.
+        opacity: Of the map, 0 to 1.
+
+    Raises:
+        InputError: if there are no maps, or one has a map for each head.
+    """
+    checks.choice("kind", kind, KINDS)
+    drawn = _panels(maps)
+    if not drawn:
+        raise InputError("no maps to draw; give at least one, as run.attention() returns it")
+    top = max(weights.max() for _, weights, _ in drawn)
+    pictures = {step: run.image(step, kind) for step in {step for _, _, step in drawn}}
+    rows, columns = row_of(len(drawn))
+    figure, grid = panels(rows, columns, (PANEL + 0.2, PANEL + 0.2))
+    for axes in grid.flat[len(drawn) :]:
+        axes.set_axis_off()
+    for axes, (title, weights, step) in zip(grid.flat, drawn, strict=False):
+        h, w = weights.shape
+        extent = (0, w, h, 0)
+        show(axes, pictures[step], extent=extent)
+        highest = top if same_scale else weights.max()
+        heat = show(
+            axes, weights, title, extent=extent, cmap=HEAT, alpha=opacity, vmin=0, vmax=highest or 1.0
+        )
+        if not same_scale:
+            figure.colorbar(heat, ax=axes, shrink=0.7)
+    if same_scale:
+        figure.colorbar(heat, ax=list(grid.flat), shrink=0.8, label=_unit(maps))
+    return figure
+
+
+def _panels(maps: AttentionMap | ConceptMaps | Iterable[AttentionMap]) -> list[tuple[str, np.ndarray, int]]:
+    """Returns title, map (h, w) and step of each panel."""
+    if isinstance(maps, ConceptMaps):
+        return [(name, maps[name], maps.steps[-1]) for name in maps.concepts]
+    maps = [maps] if isinstance(maps, AttentionMap) else list(maps)
+    for one in maps:
+        if one.weights.ndim != 2:
+            raise InputError(
+                f"the map of {one.word!r} has shape {one.shape}, one of each head; "
+                "ask for heads='mean' or for one head"
+            )
+    several = len({one.step for one in maps}) > 1
+    return [(f"{one.word}, step {one.step}" if several else one.word, one.weights, one.step) for one in maps]
+
+
+def _unit(maps: AttentionMap | ConceptMaps | Iterable[AttentionMap]) -> str:
+    """Says what a colour stands for."""
+    return "share among concepts" if isinstance(maps, ConceptMaps) else "share of attention"
+
+
+def ledger(ledger: Ledger, query: str = "image tokens", along: str = "block") -> Figure:
+    """Draws where the attention of one group of tokens went, as stacked bars that reach 1.
+
+    Args:
+        ledger: As `Run.ledger` returns it.
+        query: Who looks, one of `ledger.queries`.
+        along: "step", "block" or "head": a bar for each, the mean over the other two.
+
+    Raises:
+        InputError: if there is no such group or axis.
+    """
+    heights = ledger.bars(query, along)  # (bars, keys)
+    names = {"step": ledger.steps, "block": ledger.blocks, "head": ledger.heads}[along]
+    figure, grid = panels(1, 1, (max(4.5, 2.5 + 0.4 * len(names)), 3))
+    axes, base = grid[0, 0], np.zeros(len(names))
+    style = styles()
+    for key, bar in zip(ledger.keys, heights.T, strict=True):
+        colour, hatch = GREYS.get(key) or next(style)[::2]
+        axes.bar(range(len(names)), bar, bottom=base, label=key, color=colour, hatch=hatch, edgecolor="white")
+        base = base + bar
+    axes.set(xlabel=along, ylabel="share of attention", ylim=(0, 1), title=f"where {query} look")
+    axes.set_xticks(range(len(names)), [str(name) for name in names])
+    handles, labels = axes.get_legend_handles_labels()  # from top to bottom, as the bars stand
+    axes.legend(handles[::-1], labels[::-1], loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    return figure
+
+
+def effect(run: Run, effect: Effect) -> Figure:
+    """Draws what an intervention did to a step beside the attention map, and both pictures if there are any.
+
+    Args:
+        run: That the step is of.
+        effect: As `Run.effect` returns it.
+    """
+    change = f"|dv|, {effect.relative:.1%} of the velocity"
+    drawn = [("step's picture", run.image(effect.step), {}), (change, effect.velocity, {"cmap": HEAT})]
+    if effect.attention is not None:
+        title = f"attention of {effect.attention.word!r}\nrank correlation {effect.correlation:.2f}"
+        drawn.insert(1, (title, effect.attention.weights, {"cmap": HEAT}))
+    if effect.pictures is not None:
+        without, with_it = effect.pictures
+        drawn += [("end, without", without, {}), ("end, with", with_it, {})]
+    figure, grid = panels(1, len(drawn), (PANEL + 0.4, PANEL + 0.7))
+    for axes, (title, picture, options) in zip(grid[0], drawn, strict=True):
+        show(axes, picture, title, **options)
+    figure.suptitle(f"{effect.intervention}, step {effect.step}, sigma {effect.sigma:.2f}", fontsize="medium")
+    return figure
+
+
+def trust(
+    results: Sequence[Trust] | None = None, blocks: Iterable[str] = ("double", "single", "all")
+) -> Figure:
+    """Draws how well maps found objects on scenes with exact masks, with what must fail beside it.
+
+    A panel for each method: average precision against the noise level with its 95 % interval, a line for each
+    group of blocks; grey lines for the other object's word, an untrained network and random numbers.
+
+    Args:
+        results: Figures to draw; None for all that were measured.
+        blocks: Groups of blocks to draw.
+
+    Raises:
+        InputError: if there is no figure of these blocks.
+    """
+    blocks = tuple(blocks)
+    results = [one for one in (measured() if results is None else results) if one.blocks in blocks]
+    if not results:
+        raise InputError(
+            f"nothing was measured for blocks {blocks!r}; there are 'double', 'single' and 'all'"
+        )
+    methods = list(dict.fromkeys(one.method for one in results))
+    figure, grid = panels(1, len(methods), (3.2, 3.2))
+    for axes, method in zip(grid[0], methods, strict=True):
+        mine = [one for one in results if one.method == method]
+        for group, (colour, marker, _) in zip(blocks, styles(), strict=False):
+            line = sorted((one for one in mine if one.blocks == group), key=lambda one: one.sigma)
+            if line:
+                _line(axes, line, f"{group} blocks", colour, marker)
+        _controls(axes, mine)
+        axes.set(title=NAMES[method], xlabel="noise level sigma", ylim=(0, 1))
+    grid[0, 0].set_ylabel("average precision")
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize="small")
+    figure.suptitle(f"measured on {results[0].model}, {results[0].scenes} scenes", fontsize="medium")
+    return figure
+
+
+def _line(axes, line: list[Trust], label: str, colour: str, marker: str) -> None:
+    """Draws one group of blocks with its intervals."""
+    figures = np.array([(one.sigma, one.average_precision, *one.interval) for one in line])
+    sigma, middle, low, high = figures.T
+    axes.errorbar(
+        sigma, middle, (middle - low, high - middle), color=colour, marker=marker, capsize=2, label=label
+    )
+
+
+def _controls(axes, mine: list[Trust]) -> None:
+    """Draws what must fail: the highest of each control over the blocks."""
+    sigmas = sorted({one.sigma for one in mine})
+    for name, dashes in (("other_word", "--"), ("untrained", ":"), ("noise", "-.")):
+        highest = [max(getattr(one, name) for one in mine if one.sigma == sigma) for sigma in sigmas]
+        axes.plot(sigmas, highest, color="grey", linestyle=dashes, label=name.replace("_", " "))

@@ -1,0 +1,308 @@
+"""A run as one file and back: latents and velocities as safetensors, and its settings as JSON in the head.
+
+    latents      (N + 1, H, W, C)  float32, before each of the N steps, and after the last
+    velocities   (N, H, W, C)      float32
+    text.I.txt, text.I.vec         embedding of part I, if it is none of the text encoders'
+
+A run that is a fork is a row of parts, one for each run of its family that made some of its steps. A file is
+not trusted: everything in it is checked, nothing in it is a path, and no model is loaded because of it. Knows
+nothing of how steps are made.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import secrets
+import struct
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import mlx.core as mx
+import numpy as np
+import safetensors.numpy
+from safetensors import SafetensorError
+
+from fluxnb import checks, flow
+from fluxnb.errors import CheckpointError, InputError
+from fluxnb.flow import Step
+from fluxnb.identity import Model, identify
+from fluxnb.interventions import Intervention
+from fluxnb.model.tokenizers import Word
+from fluxnb.settings import Settings
+from fluxnb.texts import TextEmbedding
+from fluxnb.version import __version__
+
+if TYPE_CHECKING:
+    from fluxnb.run import Run
+
+FORMAT = 1
+KEY = "fluxnb_run"  # under which the head keeps the JSON
+LONGEST_HEAD = 1 << 24  # bytes
+LONGEST_LABEL = 200  # characters
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """The settings that some steps of a run were made with.
+
+    Args:
+        at: Index of the first of these steps.
+        settings: Of the run that made them.
+        text: Its embedding, if it is none of the text encoders'.
+    """
+
+    at: int
+    settings: Settings
+    text: TextEmbedding | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Saved:
+    """What a file holds of a run; `FluxSession.open` makes it a run again.
+
+    Args:
+        steps: All steps that were made, arrays evaluated.
+        latents: After the last of them, (1, H, W, C).
+        parts: At least one; the first begins at step 0, the last is the run itself.
+        model: What drew it.
+        fluxnb: Version that did.
+        mlx: Version of MLX.
+    """
+
+    steps: tuple[Step, ...]
+    latents: mx.array
+    parts: tuple[Part, ...]
+    model: Model
+    fluxnb: str
+    mlx: str
+
+    @property
+    def settings(self) -> Settings:
+        """Those of the run; some of its first steps may have been made with others."""
+        return self.parts[-1].settings
+
+    @property
+    def sigmas(self) -> tuple[float, ...]:
+        """Noise levels before each step and after the last, steps that were not made included."""
+        return self.settings.sigmas
+
+
+def write(run: Run, path: str | os.PathLike) -> None:
+    """Saves a run, finished or not; a file of that name is replaced in one go, or stays as it was.
+
+    Raises:
+        InputError: if it cannot be written there, or holds numbers that are not finite.
+    """
+    path, data = Path(path), dump(run)
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        try:
+            with part.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"the run cannot be saved as {path} ({error.strerror}); give a path that you can write to"
+        ) from error
+
+
+def read(path: str | os.PathLike) -> Saved:
+    """Reads a file that `write` wrote; needs no model.
+
+    Raises:
+        CheckpointError: if it is missing, cut off, no saved run, or one that cannot be.
+    """
+    path = Path(path)
+    try:
+        if not path.is_file():
+            raise CheckpointError(f"there is no file {path}; give the path of a saved run")
+        with path.open("rb") as file:
+            return _read(file, str(path))
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror})") from error
+
+
+def dump(run: Run) -> bytes:
+    """Returns the bytes of the file that `write` writes.
+
+    Raises:
+        InputError: if the run holds numbers that are not finite.
+    """
+    owners, end = [run], run.at
+    while end:
+        owners.append(run.owner(end - 1))
+        end = owners[-1].at
+    owners.reverse()
+    size = (*run.latent_size, run.latents.shape[-1])
+    velocities = [np.array(step.velocity) for step in run.steps]
+    tensors = {
+        "latents": np.concatenate([*(np.array(step.latents) for step in run.steps), np.array(run.latents)]),
+        "velocities": np.concatenate(velocities) if velocities else np.empty((0, *size), np.float32),
+    }
+    parts = []
+    for i, owner in enumerate(owners):
+        part = {"at": owner.at, "settings": _settings_to_tree(owner.settings)}
+        if owner.settings.embedding is not None:
+            tensors |= {f"text.{i}.txt": np.array(owner.text.txt), f"text.{i}.vec": np.array(owner.text.vec)}
+            part["words"] = [[word.text, word.tokens] for word in owner.text.words]
+            part["end"] = owner.text.end
+        parts.append(part)
+    for name, tensor in tensors.items():
+        if not np.isfinite(tensor).all():
+            raise InputError(
+                f"{name} of the run are not all finite, so it cannot be saved; draw it in more bits"
+            )
+    told = {
+        "format": FORMAT,
+        "fluxnb": __version__,
+        "mlx": mx.__version__,
+        "model": asdict(identify(run.session.pipeline)),
+        "seconds": [step.seconds for step in run.steps],
+        "parts": parts,
+    }
+    return safetensors.numpy.save(tensors, {KEY: json.dumps(told)})
+
+
+def load(data: bytes) -> Saved:
+    """Reads what `dump` returned.
+
+    Raises:
+        CheckpointError: if it is nothing of the kind.
+    """
+    return _read(io.BytesIO(data), "the saved run")
+
+
+def _read(file: BinaryIO, origin: str) -> Saved:
+    """Reads the head, and only if it is that of a saved run the rest."""
+    start = file.read(8)
+    length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+    head = file.read(length) if 2 <= length <= LONGEST_HEAD else b""
+    try:
+        told = json.loads(json.loads(head)["__metadata__"][KEY])
+        kind = told["format"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise CheckpointError(
+            f"{origin} is no saved run, or is cut off within its head; give a file that run.save(path) wrote"
+        ) from None
+    if kind != FORMAT:
+        raise CheckpointError(
+            f"{origin} is a saved run of format {kind!r}, but fluxnb {__version__} reads format {FORMAT}; "
+            "open it with the fluxnb that saved it, or a newer one"
+        )
+    try:
+        tensors = safetensors.numpy.load(start + head + file.read())
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise CheckpointError(f"{origin} is cut off or damaged ({error}); copy or save it again") from None
+    try:
+        return _saved(told, tensors)
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
+        raise CheckpointError(f"{origin} is damaged ({error}); copy or save it again") from None
+
+
+def _saved(told: dict, tensors: dict[str, np.ndarray]) -> Saved:
+    """Makes sure that everything fits, and puts it together."""
+    latents, velocities = _take(tensors, "latents", 4), _take(tensors, "velocities", 4)
+    seconds = [checks.number("seconds", value, low=0) for value in told["seconds"]]
+    count = len(seconds)
+    parts = tuple(_part(i, tree, tensors) for i, tree in enumerate(told["parts"]))
+    if tensors:
+        raise InputError(f"it holds {sorted(tensors)[0]}, which belongs to nothing")
+    starts, sigmas = [part.at for part in parts], parts[-1].settings.sigmas
+    if starts[0] != 0 or starts != sorted(set(starts)) or starts[-1] > count or count >= len(sigmas):
+        raise InputError(f"its parts begin at {starts}, but it has {count} of {len(sigmas) - 1} steps")
+    for part, end in zip(parts, [*starts[1:], count], strict=True):
+        if part.settings.sigmas[: end + 1] != sigmas[: end + 1]:
+            raise InputError("its parts have different noise levels")
+        if part.settings.latent_size != latents.shape[1:3]:
+            raise InputError(f"its parts have another size than its latents, {latents.shape}")
+    if latents.shape != (count + 1, *velocities.shape[1:]) or len(velocities) != count:
+        raise InputError(f"{count} steps with latents {latents.shape} and velocities {velocities.shape}")
+    states = [mx.array(state[None]) for state in latents]
+    steps = tuple(
+        Step(i, sigmas[i], sigmas[i + 1], states[i], mx.array(velocities[i][None]), seconds[i])
+        for i in range(count)
+    )
+    model = Model(
+        _label("the model's name", told["model"]["name"]),
+        _or_none(_label, "the model's revision", told["model"]["revision"]),
+        _label("the model's fingerprint", told["model"]["fingerprint"]),
+    )
+    versions = [_label(f"the version of {name}", told[name]) for name in ("fluxnb", "mlx")]
+    return Saved(steps, states[-1], parts, model, *versions)
+
+
+def _part(i: int, tree: dict, tensors: dict[str, np.ndarray]) -> Part:
+    """Reads part `i`, whose tensors are taken out."""
+    settings = _settings_from_tree(tree["settings"])
+    if settings.embedding is None:
+        return Part(checks.whole("at", tree["at"]), settings, None)
+    txt, vec = _take(tensors, f"text.{i}.txt", 3), _take(tensors, f"text.{i}.vec", 2)
+    last = txt.shape[1] - 1
+    words = tuple(
+        Word(checks.text("a word", word), tuple(checks.whole("a token", token, 0, last) for token in tokens))
+        for word, tokens in tree["words"]
+    )
+    end = checks.whole("the end token", tree["end"], 0, last)
+    text = TextEmbedding(settings.prompt, mx.array(txt), mx.array(vec), words, end, notes=())
+    return Part(checks.whole("at", tree["at"]), settings, text)
+
+
+def _take(tensors: dict[str, np.ndarray], name: str, ndim: int) -> np.ndarray:
+    """Takes out a tensor of finite float32."""
+    if name not in tensors:
+        raise InputError(f"it lacks {name}")
+    tensor = tensors.pop(name)
+    if tensor.dtype != np.float32 or tensor.ndim != ndim or not np.isfinite(tensor).all():
+        raise InputError(
+            f"{name} is {tensor.dtype} {tensor.shape}; expected float32 in {ndim} dimensions, all finite"
+        )
+    return tensor
+
+
+def _settings_to_tree(settings: Settings) -> dict:
+    """Turns settings into what JSON holds; undone by `_settings_from_tree`."""
+    tree = asdict(replace(settings, intervention=None))
+    if settings.intervention is not None:
+        tree["intervention"] = settings.intervention.to_json()
+    return tree
+
+
+def _settings_from_tree(tree: dict) -> Settings:
+    """Checks and returns settings."""
+    read = {
+        "prompt": checks.text("the prompt", tree["prompt"]),
+        "negative_text": checks.text("negative_text", tree["negative_text"]),
+        "seed": _or_none(checks.whole, "seed", tree["seed"], *flow.SEEDS),
+        "sigmas": flow.own_schedule(tree["sigmas"]),
+        "shift": _or_none(checks.number, "shift", tree["shift"], above=0),
+        "guidance": _or_none(checks.number, "guidance", tree["guidance"], low=0),
+        "cfg_weight": checks.number("cfg_weight", tree["cfg_weight"], low=0),
+        "latent_size": checks.latent_size(tree["latent_size"]),
+        "image": _or_none(checks.text, "image", tree["image"]),
+        "denoise": checks.number("denoise", tree["denoise"], above=0, high=1),
+        "embedding": _or_none(checks.text, "embedding", tree["embedding"]),
+        "intervention": _or_none(lambda _, text: Intervention.from_json(text), "", tree["intervention"]),
+    }
+    if unknown := set(tree) - set(read):
+        raise InputError(f"its settings have {sorted(unknown)[0]}, which is unknown")
+    return Settings(**read)
+
+
+def _label(name: str, value: object) -> str:
+    """Returns a text that may stand in a message: short, and without line breaks or control characters."""
+    if len(checks.text(name, value)) > LONGEST_LABEL or not value.isprintable():
+        raise InputError(f"{name} is {value[:LONGEST_LABEL]!r}, which is no name")
+    return value
+
+
+def _or_none(check: Callable, name: str, value: object, *bounds, **more) -> object:
+    """Returns None or what passes a check."""
+    return None if value is None else check(name, value, *bounds, **more)

@@ -1,0 +1,74 @@
+"""Scenes that training never saw, ready for passes through a network; knows nothing of attention."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+
+import mlx.core as mx
+import numpy as np
+
+from fluxnb import concepts
+from fluxnb.pipeline import FluxPipeline
+from fluxnb.texts import TextEmbedding
+from fluxnb.training import scenes, scoring
+
+SEED = 7_100_000
+BACKGROUND = "background"  # the concept that is no object
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A scene that training never saw, ready for passes.
+
+    Args:
+        number: Which one.
+        latents: Of its picture, (1, H, W, C), normalised.
+        text: Its true caption.
+        shares: For each object what its mask covers of each image token, (h, w).
+        absent_text: The caption with an object that is not there in the place of the first.
+        absent: That object's word.
+        states: For each of these words, and for `BACKGROUND`, its T5 states as a text of its own.
+    """
+
+    number: int
+    latents: mx.array
+    text: TextEmbedding
+    shares: dict[str, np.ndarray]
+    absent_text: TextEmbedding
+    absent: str
+    states: dict[str, mx.array]
+
+
+def subjects(pipeline: FluxPipeline, count: int) -> Iterator[Subject]:
+    """The first `count` scenes of `SEED`, of which about a third have two objects."""
+    rng = random.Random(SEED)
+    vae = pipeline.networks.vae
+
+    @cache
+    def encode(word: str) -> mx.array:
+        return concepts.encoded(word, pipeline.encode_text(word))
+
+    for number in range(count):
+        scene = scenes.make_scene(rng)
+        picture, masks = scenes.render(scene)
+        z = vae.encode(mx.array(picture[None].astype(np.float32) / 127.5 - 1))
+        names = [sprite.name for sprite in scene.sprites]
+        absent = rng.choice([name for name in scenes.OBJECTS if name not in names])
+        replaced = re.sub(
+            rf"\b(an? )?{names[0]}\b",
+            lambda found, absent=absent: scenes.article(absent) if found[1] else absent,
+            scene.caption,
+        )
+        yield Subject(
+            number,
+            (z - vae.config.shift_factor) * vae.config.scale_factor,
+            pipeline.encode_text(scene.caption),
+            {name: scoring.token_shares(mask) for name, mask in masks.items()},
+            pipeline.encode_text(replaced),
+            absent,
+            {word: encode(word) for word in (*names, absent, BACKGROUND)},
+        )
