@@ -2,7 +2,7 @@
 
 In an empty folder it writes the model as diffusers lays it out, in bfloat16 (34 GB), and deletes it at the
 end. Its weights are one random block over and over, scaled to the width of each matrix, and its tokenizers
-are those of the tests, so that it draws nothing. A line is a process of its own, which quantises while it loads:
+are those of the tests, so that it draws nothing. Each line is a process, which quantises while it loads:
 
     t5        load T5-XXL, encode 256 tokens
     mmdit     load the transformer, make one pass at 256 x 256 pixels
