@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fluxnb import checks
+from fluxnb.trust import Trust
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ class AttentionMap:
     sigma: float
     words: tuple[str, ...]
     text: np.ndarray
-    trust: object | None = None
+    trust: Trust | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -151,7 +152,7 @@ class ConceptMaps:
     steps: tuple[int, ...]
     sigmas: tuple[float, ...]
     blocks: tuple[int, ...]
-    trust: object | None = None
+    trust: Trust | None = None
 
     def __getitem__(self, concept: str) -> np.ndarray:
         """Returns the map (h, w) of one concept.

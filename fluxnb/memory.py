@@ -1,4 +1,4 @@
-"""Memory of a run: what it would take, told before it starts, and what it took, noted in a log.
+"""Memory of a run: what it would take, told before it starts.
 
 The estimates are those of a Linux CPU, where they come within a factor of 1.5 of what was measured on
 networks of several widths; MLX allocates about ten results ahead there, and unfolds pictures for
@@ -6,10 +6,6 @@ convolutions. On a GPU they count only what has to be there at once, so that not
 """
 
 from __future__ import annotations
-
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import mlx.core as mx
 
@@ -82,24 +78,6 @@ def _needed(networks: Networks | SwappedNetworks, latent_size: tuple[int, int]) 
     configs, on_cpu = networks.configs, backend.on_linux_cpu()
     step = step_bytes(configs.mmdit, latent_size, networks.entry.text_length, on_cpu)
     return max(step, decode_bytes(configs.vae, latent_size, on_cpu))
-
-
-@contextmanager
-def logged(log: dict, phase: str) -> Iterator[None]:
-    """Notes the time and memory of a phase of `generate_image`, in seconds and GB."""
-    start = time.perf_counter()
-    mx.reset_peak_memory()
-    log[phase] = {"pre": _now()}
-    yield
-    log[phase] |= {"post": _now(), "time": round(time.perf_counter() - start, 3)}
-
-
-def _now() -> dict[str, float]:
-    """Returns MLX's memory in GB."""
-    return {
-        "peak_memory": round(mx.get_peak_memory() / 1e9, 3),
-        "active_memory": round(mx.get_active_memory() / 1e9, 3),
-    }
 
 
 def _gb(count: float) -> str:

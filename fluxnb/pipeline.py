@@ -15,20 +15,20 @@ from pathlib import Path
 
 import mlx.core as mx
 from PIL import Image
-from tqdm.auto import tqdm
 
 from fluxnb import checks, flow, memory, texts
 from fluxnb.checkpoints import native, store
 from fluxnb.checkpoints.networks import Networks, SwappedNetworks
 from fluxnb.decoding import Decoding
 from fluxnb.diffusionkit import DiffusionKitCalls
+from fluxnb.drawing import draw
 from fluxnb.errors import InputError
 from fluxnb.flow import Step
 from fluxnb.model import mmdit
 from fluxnb.model.layers import Attend, attention
 from fluxnb.settings import Settings, fill_in, warn_of_no_effect
 from fluxnb.source import Source, read
-from fluxnb.texts import TextEmbedding, warn_of_texts
+from fluxnb.texts import TextEmbedding
 
 TEXTS_KEPT = 8  # embeddings in low memory mode; 8 MB each for FLUX.1-dev
 
@@ -69,14 +69,8 @@ class FluxPipeline(Decoding, DiffusionKitCalls):
     ):
         """Loads the networks."""
         shift = None if shift is None else checks.number("shift", shift, above=0)
-        options = {
-            "low_memory_mode": low_memory_mode,
-            "a16": a16,
-            "w16": w16,
-            "quantize": quantize,
-            "local_ckpt": local_ckpt,
-            "revision": revision,
-        }
+        options = {"low_memory_mode": low_memory_mode, "a16": a16, "w16": w16, "quantize": quantize}
+        options |= {"local_ckpt": local_ckpt, "revision": revision}
         self._take(store.load(model_version, **options), shift)
         self.arguments = {"model_version": model_version, "shift": shift, **options}
         if preview is not None:
@@ -110,6 +104,7 @@ class FluxPipeline(Decoding, DiffusionKitCalls):
 
         Raises:
             InputError: if something else is there, or it cannot be written.
+            FluxnbError: if the disk fails or is full; what was there before is still there.
         """
         folder = Path(path).expanduser()
         native.write(folder, self.networks, self.entry, overwrite)
@@ -270,23 +265,6 @@ class FluxPipeline(Decoding, DiffusionKitCalls):
         mx.eval(latents)
         return latents
 
-    def denoise(
-        self,
-        settings: Settings,
-        source: Source | None,
-        text: TextEmbedding,
-        negative: TextEmbedding | None,
-        verbose: bool = False,
-    ) -> tuple[mx.array, list[float]]:
-        """Makes all steps of a run; returns its last latents, evaluated, and the seconds of each step."""
-        latents, seconds = self.first_latents(settings, source), []
-        for i in tqdm(range(settings.num_steps), disable=not verbose):
-            step = self.step(i, latents, settings, text, negative)
-            latents = flow.euler(step)
-            seconds.append(round(step.seconds, 3))
-        mx.eval(latents)
-        return latents, seconds
-
     def generate_image(
         self,
         text: str,
@@ -341,7 +319,7 @@ class FluxPipeline(Decoding, DiffusionKitCalls):
             denoise=denoise,
         )
         warn_of_no_effect(self.entry, settings, guidance, negative_text, denoise)
-        return self._draw(settings, source, verbose)
+        return draw(self, settings, source, verbose)
 
     def draw(
         self, settings: Settings, source: Source | None = None, verbose: bool = False
@@ -356,29 +334,10 @@ class FluxPipeline(Decoding, DiffusionKitCalls):
         Returns:
             The picture, and a log with DiffusionKit's keys: for "text_encoding", "denoising" and "decoding"
             the "time" in seconds and the memory in GB "pre" and "post"; "peak_memory", "total_time"; and with
-            the "seed", and "width" and "height" in pixels.
+            the "seed", "width" and "height" in pixels, and the "recipe" (`fluxnb.recipe`).
 
         Raises:
-            InputError: if it starts from another picture than `source`.
+            InputError: if it starts from another picture than `source`, or is no recipe's, see
+                `recipe.write_down`.
         """
-        return self._draw(settings, source, verbose)
-
-    def _draw(self, settings: Settings, source: Source | None, verbose: bool) -> tuple[Image.Image, dict]:
-        """Draws a picture; called by what the user called."""
-        memory.check(self.networks, settings.latent_size)
-        start, log = time.perf_counter(), {"seed": settings.seed}
-        with memory.logged(log, "text_encoding"):
-            text = self.encode_text(settings.prompt)
-            negative = self.encode_text(settings.negative_text) if settings.has_cfg else None
-        warn_of_texts(text, negative, depth=4)
-        with memory.logged(log, "denoising"):
-            latents, seconds = self.denoise(settings, source, text, negative, verbose)
-        log["denoising"]["iter_time"] = seconds
-        with memory.logged(log, "decoding"):
-            image = self.decode(latents)
-        log["width"], log["height"] = image.size
-        log["peak_memory"] = max(
-            phase["post"]["peak_memory"] for phase in log.values() if isinstance(phase, dict)
-        )
-        log["total_time"] = round(time.perf_counter() - start, 3)
-        return image, log
+        return draw(self, settings, source, verbose)

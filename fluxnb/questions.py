@@ -35,6 +35,8 @@ class Questions:
     def save(self, path: str | os.PathLike) -> None:
         """Saves the run with all its steps as one safetensors file; `FluxSession.open` makes it a run again.
 
+        What probes heard is not in it, as it can be asked again; nor is the picture that a run started from.
+
         Raises:
             InputError: if it cannot be written there, or holds numbers that are not finite.
         """

@@ -13,15 +13,18 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "fluxnb"
 FLOORS = (
     ("errors", "version"),
-    ("images", "checks", "backend", "trust"),
+    ("images", "checks", "disk", "backend", "trust"),
     ("model",),
     ("flow", "checkpoints", "source", "texts"),
     ("probe", "maps", "altered"),
     ("interventions", "listen"),
     ("concepts", "asked"),
     ("settings", "trajectory"),
-    ("diffusionkit", "decoding", "given"),
+    ("recipe",),
+    ("decoding", "given"),
     ("memory",),
+    ("drawing",),
+    ("diffusionkit",),
     ("pipeline",),
     ("identity", "family", "bisection", "effect", "look"),
     ("saved",),
@@ -37,7 +40,7 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 MAY_SEE = {  # rooms that see less than all the floors below them
     "model": {"errors", "checks", "backend"},
     "widgets": {"errors", "checks", "images", "maps", "probe", "run", "session"},
-    "cli": {"errors", "commands"},
+    "cli": {"errors", "version", "commands"},
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

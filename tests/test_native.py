@@ -14,7 +14,7 @@ from mlx.utils import tree_flatten
 
 from fluxnb.checkpoints import native
 from fluxnb.checkpoints.networks import PARTS
-from fluxnb.errors import CheckpointError, InputError
+from fluxnb.errors import CheckpointError, FluxnbError, InputError
 from fluxnb.pipeline import FluxPipeline
 
 FORMATS = [{}, {"w16": True}, {"quantize": 4}, {"quantize": 8, "w16": True}]
@@ -124,9 +124,9 @@ def test_a_disk_that_fills_up_leaves_what_was_there(small, saved, whole):
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
     try:
-        with pytest.raises(InputError, match=r"cannot be saved in .*saved"):
+        with pytest.raises(FluxnbError, match=r"could not be saved in .*saved"):
             floats.save(saved, overwrite=True)
-        with pytest.raises(InputError, match=r"cannot be saved in .*new"):
+        with pytest.raises(FluxnbError, match=r"could not be saved in .*new"):
             floats.save(saved.parent / "new")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -137,9 +137,16 @@ def test_a_disk_that_fills_up_leaves_what_was_there(small, saved, whole):
 
 def test_too_little_room_is_said_before_it_is_filled(small, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 0))
-    with pytest.raises(InputError, match="no space left on the disk"):
+    with pytest.raises(FluxnbError, match="no space left on the disk"):
         small.save(tmp_path / "new")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["file/new", "a\0b"])
+def test_a_path_that_cannot_be_is_refused(small, tmp_path, name):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"):
+        small.save(tmp_path / name)
 
 
 def test_an_interrupted_save_leaves_nothing(small, tmp_path, monkeypatch):

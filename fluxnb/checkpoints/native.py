@@ -30,7 +30,7 @@ from fluxnb.checkpoints.components import Component
 from fluxnb.checkpoints.files import read_head, read_json, read_tensors
 from fluxnb.checkpoints.networks import DTYPES, PARTS, Configs, Networks, SwappedNetworks
 from fluxnb.checkpoints.parts import Parts
-from fluxnb.errors import CheckpointError, InputError
+from fluxnb.errors import CheckpointError, FluxnbError, InputError
 from fluxnb.model import layers
 from fluxnb.version import __version__
 
@@ -102,6 +102,7 @@ def write(folder: Path, networks: Networks | SwappedNetworks, entry: Entry, over
 
     Raises:
         InputError: something else is there, it cannot be written, or the tokenizers came from no files.
+        FluxnbError: the disk fails or is full; what was there before is still there.
     """
     held = folder.is_symlink() or folder.exists()
     if held and not (folder.is_dir() and not any(folder.iterdir())):
@@ -158,6 +159,9 @@ def _in_place_of(folder: Path) -> Iterator[Path]:
     old = temporary.with_suffix(".old")
     try:
         temporary.mkdir(parents=True)
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+        raise InputError(f"{folder} cannot be written ({error}); give another path") from error
+    try:
         yield temporary
         if folder.exists():
             folder.rename(old)
@@ -165,9 +169,9 @@ def _in_place_of(folder: Path) -> Iterator[Path]:
     except (OSError, RuntimeError, CheckpointError) as error:  # RuntimeError: MLX's word for a file
         if old.exists():
             old.rename(folder)
-        raise InputError(
-            f"the model cannot be saved in {folder} ({error}); nothing was left there, so make room or give "
-            "a folder that can be written to"
+        raise FluxnbError(
+            f"the model could not be saved in {folder} ({error}); nothing of it is left, make room or give "
+            "another path"
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
