@@ -149,6 +149,29 @@ def test_a_path_that_cannot_be_is_refused(small, tmp_path, name):
         small.save(tmp_path / name)
 
 
+def test_a_link_is_followed(small, saved, tmp_path):
+    (tmp_path / "link").symlink_to(saved)
+    small.save(tmp_path / "link", overwrite=True)
+    assert (tmp_path / "link").is_symlink() and same_bits(FluxPipeline(saved), small)
+    assert {path.name for path in tmp_path.iterdir()} == {"link", "saved"}
+
+
+def test_a_save_that_fails_at_the_last_moment_leaves_what_was_there(small, saved, monkeypatch):
+    rename = native.Path.rename
+
+    def failing(path, target):
+        if target == saved and path.suffix != ".old":
+            raise OSError("no")
+        return rename(path, target)
+
+    monkeypatch.setattr(native.Path, "rename", failing)
+    with pytest.raises(FluxnbError, match="could not be saved"):
+        small.save(saved, overwrite=True)
+    monkeypatch.undo()
+    assert [path.name for path in saved.parent.iterdir()] == ["saved"]
+    assert same_bits(FluxPipeline(saved), small)
+
+
 def test_an_interrupted_save_leaves_nothing(small, tmp_path, monkeypatch):
     def interrupt(*arguments):
         raise KeyboardInterrupt

@@ -104,8 +104,11 @@ def write(folder: Path, networks: Networks | SwappedNetworks, entry: Entry, over
         InputError: something else is there, it cannot be written, or the tokenizers came from no files.
         FluxnbError: the disk fails or is full; what was there before is still there.
     """
-    held = folder.is_symlink() or folder.exists()
-    if held and not (folder.is_dir() and not any(folder.iterdir())):
+    try:
+        folder = folder.resolve()  # a link stays, and what it points at is replaced
+    except (OSError, ValueError) as error:  # ValueError: a null byte
+        raise InputError(f"{folder} cannot be written ({error}); give another path") from error
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         if not (folder / FILE).is_file():
             raise InputError(f"{folder} is there and is no model saved by fluxnb; give a folder of its own")
         if not overwrite:
@@ -159,16 +162,19 @@ def _in_place_of(folder: Path) -> Iterator[Path]:
     old = temporary.with_suffix(".old")
     try:
         temporary.mkdir(parents=True)
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
-        raise InputError(f"{folder} cannot be written ({error}); give another path") from error
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written ({error.strerror}); give another path") from error
     try:
         yield temporary
-        if folder.exists():
-            folder.rename(old)
-        temporary.rename(folder)
+        try:
+            if folder.exists():
+                folder.rename(old)
+            temporary.rename(folder)
+        except BaseException:
+            if old.exists() and not folder.exists():
+                old.rename(folder)
+            raise
     except (OSError, RuntimeError, CheckpointError) as error:  # RuntimeError: MLX's word for a file
-        if old.exists():
-            old.rename(folder)
         raise FluxnbError(
             f"the model could not be saved in {folder} ({error}); nothing of it is left, make room or give "
             "another path"
