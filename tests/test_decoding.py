@@ -8,7 +8,7 @@ import stubs
 from test_taesd import CONFIG, save
 
 from fluxnb import FluxPipeline, FluxSession, decoding
-from fluxnb.checkpoints import linear, store
+from fluxnb.checkpoints import linear, sources, store
 from fluxnb.errors import CheckpointError, InputError
 from fluxnb.model.config import TAESDConfig
 from fluxnb.model.layers import random_weights
