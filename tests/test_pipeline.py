@@ -135,7 +135,11 @@ def test_only_a_cfg_weight_that_counts_costs_a_second_pass(pipe, weight, passes,
     mmdit = pipe.networks.mmdit
     counting = replace(
         pipe.networks,
-        mmdit=type("Counting", (), {"__call__": lambda self, *a, **k: calls.append(1) or mmdit(*a, **k)})(),
+        mmdit=type(
+            "Counting",
+            (),
+            {"__call__": lambda self, *a, **k: calls.append(1) or mmdit(*a, **k), "config": mmdit.config},
+        )(),
     )
     monkeypatch.setattr(pipe, "networks", counting)
     pipe.generate_image(PROMPT, num_steps=2, cfg_weight=weight)

@@ -19,7 +19,7 @@ except ImportError as error:
         'or pip install "fluxnb[cuda]" on a machine with an NVIDIA GPU.'
     ) from error
 
-from fluxnb.backend.machine import describe, fit_threads, on_linux_cpu, setup
+from fluxnb.backend.machine import describe, fit_threads, memory_bytes, on_linux_cpu, setup
 
 if on_linux_cpu():
     from fluxnb.backend.linux_cpu import (
@@ -53,6 +53,8 @@ __all__ = [
     "gelu",
     "group_norm",
     "layer_norm",
+    "memory_bytes",
+    "on_linux_cpu",
     "quick_gelu",
     "rms_norm",
     "setup",

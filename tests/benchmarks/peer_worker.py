@@ -3,7 +3,8 @@
     python peer_worker.py mlx FOLDER [mlx-examples clone]       fluxnb, mlx-examples, mflux
     python peer_worker.py torch FOLDER                          diffusers
 
-A line of JSON comes in, [peer, task], and one goes out: seconds on the clock, or why it cannot be done. The
+A line of JSON comes in, [peer, task], and one goes out: seconds on the clock and of all threads' CPU time, or
+why it cannot be done. The
 last output of each is left in FOLDER as peer.task.npy. All MLX peers are in one process: they share the
 weights, the BLAS under MLX and its threads, and only fluxnb's are those of FOLDER/weights.safetensors, which
 the process of torch maps.
@@ -287,9 +288,9 @@ def main() -> None:
                 if (peer, task) not in ready:
                     ready[peer, task] = getattr(worker, f"{peer.replace('-', '_')}_{task}")()
                 gc.collect()
-                start = time.perf_counter()
+                start, cpu = time.perf_counter(), time.process_time()
                 result = worker.run(ready[peer, task], task, peer)
-                answer = {"seconds": time.perf_counter() - start}
+                answer = {"clock": time.perf_counter() - start, "cpu": time.process_time() - cpu}
                 if result is not None:
                     np.save(folder / f"{peer}.{task}.npy", np.asarray(result))
         except Exception as error:  # a peer that cannot be run is left out with a word
