@@ -53,6 +53,18 @@ def test_a_float32_weight_is_multiplied_in_one_piece(monkeypatch):
     assert mx.array_equal(linear(x, weight, bias), mx.addmm(bias, x, weight.T))
 
 
+def test_a_single_vector_gets_the_same_from_a_large_weight_in_pieces():
+    x, weight, bias = (
+        mx.random.normal(shape, key=mx.random.key(0)) for shape in ((1, 1, 64), (999, 64), (999,))
+    )
+    whole = mx.addmm(bias, x, weight.T)
+    for piece in (64 * 100, 64 * 999):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(layers, "PIECE", piece)
+            assert mx.allclose(linear(x, weight, bias), whole, 1e-6, 1e-5)
+            assert mx.allclose(linear(x, weight), x @ weight.T, 1e-6, 1e-5)
+
+
 @pytest.mark.parametrize("form", ["bfloat16", "4 bits"])
 def test_a_chain_of_products_never_widens_more_than_some_pieces(form):
     size, count = 2048, 12
