@@ -23,6 +23,16 @@ GREYS = {
 }
 """Colour and hatch of the groups that are no words; words have the colours."""
 
+TOLD = {
+    "step": lambda one: f"step {one.step}",
+    "direction": lambda one: one.direction.replace("_", " "),
+    "blocks": lambda one: (
+        f"blocks {one.blocks[0]}-{one.blocks[-1]}" if one.blocks[1:] else f"block {one.blocks[0]}"
+    ),
+    "heads": lambda one: "all heads" if one.heads == "mean" else f"head {one.heads}",
+}
+"""What a map's title says beside its word, where the maps of a figure differ in it."""
+
 
 def maps(
     run: Run,
@@ -80,8 +90,9 @@ def _panels(maps: AttentionMap | ConceptMaps | Iterable[AttentionMap]) -> list[t
                 f"the map of {one.word!r} has shape {one.shape}, one of each head; "
                 "ask for heads='mean' or for one head"
             )
-    several = len({one.step for one in maps}) > 1
-    return [(f"{one.word}, step {one.step}" if several else one.word, one.weights, one.step) for one in maps]
+    told = [field for field in TOLD if len({getattr(one, field) for one in maps}) > 1]
+    titles = (", ".join([one.word, *(TOLD[field](one) for field in told)]) for one in maps)
+    return [(title, one.weights, one.step) for title, one in zip(titles, maps, strict=True)]
 
 
 def _unit(maps: AttentionMap | ConceptMaps | Iterable[AttentionMap]) -> str:
@@ -89,17 +100,20 @@ def _unit(maps: AttentionMap | ConceptMaps | Iterable[AttentionMap]) -> str:
     return "share among concepts" if isinstance(maps, ConceptMaps) else "share of attention"
 
 
-def ledger(ledger: Ledger, query: str = "image tokens", along: str = "block") -> Figure:
+def ledger(ledger: Ledger, query: str = "image tokens", along: str = "block", *, top: float = 1.0) -> Figure:
     """Draws where the attention of one group of tokens went, as stacked bars that reach 1.
 
     Args:
         ledger: As `Run.ledger` returns it.
         query: Who looks, one of `ledger.queries`.
         along: "step", "block" or "head": a bar for each, the mean over the other two.
+        top: Where the axis ends, above 0 and at most 1. Words stand at the foot of the bars and have small
+            shares: 0.3 shows them larger.
 
     Raises:
         InputError: if there is no such group or axis.
     """
+    top = checks.number("top", top, above=0, high=1)
     heights = ledger.bars(query, along)  # (bars, keys)
     names = {"step": ledger.steps, "block": ledger.blocks, "head": ledger.heads}[along]
     figure, grid = panels(1, 1, (max(4.5, 2.5 + 0.4 * len(names)), 3))
@@ -109,7 +123,8 @@ def ledger(ledger: Ledger, query: str = "image tokens", along: str = "block") ->
         colour, hatch = GREYS.get(key) or next(style)[::2]
         axes.bar(range(len(names)), bar, bottom=base, label=key, color=colour, hatch=hatch, edgecolor="white")
         base = base + bar
-    axes.set(xlabel=along, ylabel="share of attention", ylim=(0, 1), title=f"where {query} look")
+    title = f"where {query} look" if query.endswith("tokens") else f"where {query!r} looks"
+    axes.set(xlabel=along, ylabel="share of attention", ylim=(0, top), title=title)
     axes.set_xticks(range(len(names)), [str(name) for name in names])
     handles, labels = axes.get_legend_handles_labels()  # from top to bottom, as the bars stand
     axes.legend(handles[::-1], labels[::-1], loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
