@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from fluxnb.effect import Effect
     from fluxnb.flow import Step
     from fluxnb.interventions import Intervention
-    from fluxnb.maps import AttentionMap
+    from fluxnb.maps import AttentionMap, ConceptMaps, Ledger
     from fluxnb.pipeline import FluxPipeline
+    from fluxnb.probe import Probe
     from fluxnb.run import Run
     from fluxnb.session import FluxSession
     from fluxnb.widgets import FluxWidget
@@ -39,6 +40,7 @@ __all__ = [
     "AttentionMap",
     "BackendError",
     "CheckpointError",
+    "ConceptMaps",
     "DownloadError",
     "Effect",
     "FluxPipeline",
@@ -48,6 +50,8 @@ __all__ = [
     "FluxnbWarning",
     "InputError",
     "Intervention",
+    "Ledger",
+    "Probe",
     "PromptWarning",
     "Run",
     "Step",
@@ -57,11 +61,14 @@ __all__ = [
 
 _HOMES = {
     "AttentionMap": "fluxnb.maps",
+    "ConceptMaps": "fluxnb.maps",
     "Effect": "fluxnb.effect",
     "FluxPipeline": "fluxnb.pipeline",
     "FluxSession": "fluxnb.session",
     "FluxWidget": "fluxnb.widgets",
     "Intervention": "fluxnb.interventions",
+    "Ledger": "fluxnb.maps",
+    "Probe": "fluxnb.probe",
     "Run": "fluxnb.run",
     "Step": "fluxnb.flow",
 }

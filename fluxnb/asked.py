@@ -18,6 +18,7 @@ from fluxnb.model.config import MMDiTConfig
 from fluxnb.model.layers import Attend, attention
 from fluxnb.probe import GROUPS, Probe, Question, Tokens, resolve
 from fluxnb.texts import TextEmbedding
+from fluxnb.trust import lookup
 
 Answer = tuple[np.ndarray, np.ndarray, Mass]
 """Weights (..., h*w), those of the words (..., words), and mass."""
@@ -44,118 +45,169 @@ class Asked:
         config: MMDiTConfig,
     ):
         """Finds what the probes name."""
-        self.tokens = tokens(text, latent_size)
+        found = tokens(text, latent_size)
         depth = config.depth, config.depth_single
-        self.questions = tuple(resolve(probe, self.tokens, depth, config.heads) for probe in probes)
-        self._shared: dict[tuple, list[Question]] = {}
-        for question in self.questions:
+        self._questions = tuple(resolve(probe, found, depth, config.heads) for probe in probes)
+        shared: dict[tuple, list[Question]] = {}
+        for question in self._questions:
             key = question.blocks, question.heads, question.is_row
-            self._shared.setdefault(key, []).append(question)
+            shared.setdefault(key, []).append(question)
+        self._parts = tuple(
+            (_Rows if part[0].is_row else _Columns)(part, found, depth) for part in shared.values()
+        )
 
-    def hearing(self, without: frozenset[int] = frozenset()) -> Hearing:
+    def hearing(self, step: int, sigma: float, without: frozenset[int] = frozenset()) -> Hearing:
         """Prepares to hear one pass.
 
         Args:
+            step: Index of the step that it belongs to.
+            sigma: Its noise level.
             without: Numbers of blocks that the pass leaves out; maps are then the mean over the others.
 
         Raises:
             InputError: if that leaves no block to read.
         """
-        return Hearing(self, {key: self._reader(key, without) for key in self._shared})
+        readers = [(part, part.reader(present(part.questions[0].blocks, without))) for part in self._parts]
+        return Hearing(self._questions, readers, step, sigma)
 
-    def _reader(self, key: tuple, without: frozenset[int]) -> Reader:
-        """Makes the reader of the questions that share one."""
-        blocks, heads, is_row = key
-        blocks = present(blocks, without)
-        head, is_mean = (heads, True) if isinstance(heads, int) else (None, heads == "mean")
-        sets = [question.positions for question in self._shared[key]]
-        if is_row:
-            positions = sorted(set().union(*sets))
-            share = averages(sets, self.tokens.length)[:, positions]  # (G, P)
-            read = partial(rows, average=mx.array(share), is_mean=is_mean)
-            return Reader(blocks, read, positions, head=head)
-        groups = mx.array(indicators([*sets, *self.tokens.groups], self.tokens.length))
 
-        def read(shares: mx.array) -> mx.array:  # (B, L, G), or (B, H, L, G) for each head
-            return shares.mean(axis=1) if is_mean else shares
+class _Part:
+    """Questions that share a reader: the same blocks and heads, the same direction.
 
-        return Reader(blocks, read, groups=groups, head=head)
+    Args:
+        questions: At least one.
+        tokens: Those of the pass.
+        depth: Numbers of double and of single blocks.
+    """
 
-    def maps(self, readers: dict[tuple, Reader], step: int, sigma: float) -> tuple[AttentionMap, ...]:
-        """Makes maps of what was read, in the order of the probes."""
-        made, words = {}, tuple(word.text for word in self.tokens.words)
-        for key, reader in readers.items():
-            answer = self._rows if key[-1] else self._columns
-            answers = answer(reader.result(), self._shared[key])
-            for question, (weights, text, mass) in zip(self._shared[key], answers, strict=True):
-                made[id(question)] = AttentionMap(
-                    weights=frozen(weights.reshape(*weights.shape[:-1], *self.tokens.size)),
-                    mass=mass,
-                    word=question.label,
-                    step=step,
-                    blocks=tuple(sorted(reader.blocks)),
-                    heads=question.heads,
-                    direction=question.direction,
-                    sigma=sigma,
-                    words=words,
-                    text=frozen(text),
-                )
-        return tuple(made[id(question)] for question in self.questions)
+    def __init__(self, questions: list[Question], tokens: Tokens, depth: tuple[int, int]):
+        self.depth = depth
+        self.questions = questions
+        self.tokens = tokens
+        self.words = tuple(word.text for word in tokens.words)
+        self._spans = [word.tokens for word in tokens.words]
+        self._sets = [question.positions for question in questions]
+        kinds = [[question.positions[0] in group for group in tokens.groups] for question in questions]
+        self._kinds = [kind.index(True) for kind in kinds]
+        heads = questions[0].heads
+        self._head = heads if isinstance(heads, int) else None
+        self._is_mean = heads != "each"
 
-    def _rows(self, heard: np.ndarray, questions: list[Question]) -> Iterator[Answer]:
-        """Takes rows (..., G, L) apart: image part, share per word, mass."""
-        words = [word.tokens for word in self.tokens.words]
-        sets = [*words, *self.tokens.groups, *(question.positions for question in questions)]
-        sums = heard @ indicators(sets, self.tokens.length)  # (..., G, sets)
-        means = sums.reshape(-1, *sums.shape[-2:]).mean(axis=0)  # over the heads
-        groups = slice(len(words), len(words) + len(GROUPS))
-        for i, question in enumerate(questions):
-            mass = self._mass(question, means[i, groups.stop + i], means[i, groups])
-            yield heard[..., i, self.tokens.text :], sums[..., i, : len(words)], mass
-
-    def _columns(self, heard: np.ndarray, questions: list[Question]) -> Iterator[Answer]:
-        """Takes columns (..., L, G) apart likewise."""
-        text = averages([word.tokens for word in self.tokens.words], self.tokens.length) @ heard
-        image = heard[..., self.tokens.text :, :]
-        means = image.reshape(-1, image.shape[-1]).mean(axis=0)  # over the image tokens, and over the heads
-        for i, question in enumerate(questions):
-            mass = self._mass(question, means[i], means[-len(GROUPS) :])
-            yield image[..., i], text[..., i], mass
-
-    def _mass(self, question: Question, own: float, groups: np.ndarray) -> Mass:
-        """Takes the subject out of the group that it is part of."""
-        own, shares = float(own), groups.tolist()
-        for i, group in enumerate(self.tokens.groups):
-            if question.positions[0] in group:
-                shares[i] = max(0.0, shares[i] - own)
+    def _mass(self, i: int, own: float, groups: list[float]) -> Mass:
+        """Takes subject `i` out of the group that it is part of."""
+        shares = list(groups)
+        shares[self._kinds[i]] = max(0.0, shares[self._kinds[i]] - own)
         return Mass(own, *shares)
+
+
+class _Rows(_Part):
+    """Questions about what is looked at."""
+
+    def __init__(self, questions: list[Question], tokens: Tokens, depth: tuple[int, int]):
+        super().__init__(questions, tokens, depth)
+        self._positions = sorted(set().union(*self._sets))
+        share = averages(self._sets, tokens.length)[:, self._positions]  # (G, P)
+        self._read = partial(rows, average=mx.array(share), is_mean=self._is_mean)
+        self._sums = indicators([*self._spans, *tokens.groups, *self._sets], tokens.length)
+
+    def reader(self, blocks: tuple[int, ...]) -> Reader:
+        """Makes a reader of rows."""
+        return Reader(blocks, self._read, self._positions, head=self._head)
+
+    def answers(self, heard: np.ndarray) -> Iterator[Answer]:
+        """Takes rows (..., G, L) apart: image part, share per word, mass."""
+        words, sums = len(self._spans), heard @ self._sums  # (..., G, words + groups + subjects)
+        means = sums.reshape(-1, *sums.shape[-2:]).mean(axis=0).tolist()  # over the heads
+        for i, mean in enumerate(means):
+            mass = self._mass(i, mean[words + len(GROUPS) + i], mean[words : words + len(GROUPS)])
+            yield heard[..., i, self.tokens.text :], sums[..., i, :words], mass
+
+
+class _Columns(_Part):
+    """Questions about who looks."""
+
+    def __init__(self, questions: list[Question], tokens: Tokens, depth: tuple[int, int]):
+        super().__init__(questions, tokens, depth)
+        self._groups = mx.array(indicators([*self._sets, *tokens.groups], tokens.length))
+        self._words = averages(self._spans, tokens.length)
+
+    def reader(self, blocks: tuple[int, ...]) -> Reader:
+        """Makes a reader of columns."""
+        return Reader(blocks, self._read, groups=self._groups, head=self._head)
+
+    def _read(self, shares: mx.array) -> mx.array:
+        """Keeps (B, L, G) of (B, H, L, G), or all of it for each head."""
+        return shares.mean(axis=1) if self._is_mean else shares
+
+    def answers(self, heard: np.ndarray) -> Iterator[Answer]:
+        """Takes columns (..., L, G) apart likewise."""
+        text = self._words @ heard
+        image = heard[..., self.tokens.text :, :]
+        means = image.reshape(-1, image.shape[-1]).mean(axis=0).tolist()  # over image tokens and heads
+        for i in range(len(self.questions)):
+            yield image[..., i], text[..., i], self._mass(i, means[i], means[-len(GROUPS) :])
 
 
 class Hearing:
     """One pass that is heard.
 
     Args:
-        asked: What is asked.
-        readers: One for each group of questions.
+        questions: In the order of the probes.
+        readers: For each part of them its reader.
+        step: Index of the step that the pass belongs to.
+        sigma: Its noise level.
     """
 
-    def __init__(self, asked: Asked, readers: dict[tuple, Reader]):
+    def __init__(
+        self,
+        questions: tuple[Question, ...],
+        readers: list[tuple[_Part, Reader]],
+        step: int,
+        sigma: float,
+    ):
         """Has heard nothing yet."""
-        self._asked = asked
+        self._questions = questions
         self._readers = readers
+        self._step = step
+        self._sigma = sigma
+        self._maps: tuple[AttentionMap, ...] | None = None
 
     def around(self, attend: Attend = attention, is_replay: bool = False) -> Listener:
         """Puts the ears around an attention function; `is_replay`: the pass is made only for them."""
-        return Listener(self._readers.values(), attend, is_replay)
+        return Listener([reader for _, reader in self._readers], attend, is_replay)
 
-    def maps(self, step: int, sigma: float) -> tuple[AttentionMap, ...]:
-        """Returns the answers, in the order of the probes.
+    @property
+    def maps(self) -> tuple[AttentionMap, ...]:
+        """The answers, in the order of the probes, made when they are first asked for."""
+        if self._maps is None:
+            self._maps = self._make()
+        return self._maps
 
-        Args:
-            step: Index that they are to carry.
-            sigma: Noise level likewise.
-        """
-        return self._asked.maps(self._readers, step, sigma)
+    def _make(self) -> tuple[AttentionMap, ...]:
+        """Makes maps of what was read."""
+        made = {}
+        for part, reader in self._readers:
+            blocks, size = tuple(sorted(reader.blocks)), part.tokens.size
+            is_measured = part.questions[0].heads == "mean"
+            for question, (weights, text, mass) in zip(
+                part.questions, part.answers(reader.result()), strict=True
+            ):
+                made[id(question)] = AttentionMap(
+                    weights=frozen(weights.reshape(*weights.shape[:-1], *size)),
+                    mass=mass,
+                    word=question.label,
+                    step=self._step,
+                    blocks=blocks,
+                    heads=question.heads,
+                    direction=question.direction,
+                    sigma=self._sigma,
+                    words=part.words,
+                    text=frozen(text),
+                    trust=lookup(question.direction, blocks, self._sigma, part.depth)
+                    if is_measured
+                    else None,
+                )
+        return tuple(made[id(question)] for question in self._questions)
 
 
 def present(blocks: tuple[int, ...], without: frozenset[int]) -> tuple[int, ...]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 
 from fluxnb.errors import InputError
 
@@ -58,13 +59,17 @@ def number(
 
 
 def text(name: str, value: object) -> str:
-    """Returns `value` if it is a string.
+    """Returns `value` if it is a string that can be written down.
 
     Raises:
-        InputError: if it is not.
+        InputError: if it is none, or holds halves of characters, as JSON can spell them.
     """
     if not isinstance(value, str):
         raise InputError(f"{name} is {value!r}, a {type(value).__name__}; give a string")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{name} is {value!r}, which holds half a character; give whole ones") from None
     return value
 
 
@@ -93,6 +98,33 @@ def several(name: str, value: object, kind: type) -> tuple:
     return items
 
 
+def label(name: str, value: object, longest: int = 200) -> str:
+    """Returns a text that may stand in a message: short, and without line breaks or control characters.
+
+    Raises:
+        InputError: if it is none.
+    """
+    if len(text(name, value)) > longest or not value.isprintable():
+        raise InputError(f"{name} is {value[:longest]!r}, which is no name")
+    return value
+
+
+def digest(name: str, value: object) -> str:
+    """Returns a SHA-256 as it is written in hexadecimal digits.
+
+    Raises:
+        InputError: if it is none.
+    """
+    if not re.fullmatch("[0-9a-f]{64}", text(name, value)):
+        raise InputError(f"{name} is {value[:80]!r}, which is no SHA-256")
+    return value
+
+
+def optional(check: Callable, name: str, value: object, *bounds, **more) -> object:
+    """Returns None, or what passes a check."""
+    return None if value is None else check(name, value, *bounds, **more)
+
+
 def latent_size(value: object) -> tuple[int, int]:
     """Returns `value` as (H, W) in latent cells, two positive even numbers.
 
@@ -114,6 +146,19 @@ def latent_size(value: object) -> tuple[int, int]:
             f"try {even}, which is {8 * even[0]} x {8 * even[1]} pixels"
         )
     return height, width
+
+
+def cells(name: str, value: object) -> int:
+    """Returns a side in pixels, a multiple of 16, as latent cells of 8 pixels.
+
+    Raises:
+        InputError: if it is none; the message names the nearest that are.
+    """
+    pixels = whole(name, value, low=16)
+    if pixels % 16:
+        below = pixels - pixels % 16
+        raise InputError(f"{name} {pixels} is not a multiple of 16; try {below} or {below + 16}")
+    return pixels // 8
 
 
 def _between(low: int | None, high: int | None) -> str:

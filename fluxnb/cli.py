@@ -1,18 +1,20 @@
 """The `fluxnb` command: its parser, and what becomes of an error. The commands are in `fluxnb.commands`.
 
-An error is one sentence on stderr and exit code 2; Ctrl-C ends with 130, as shells have it.
+An error is one sentence on stderr and exit code 2, and so is a warning, which goes on; Ctrl-C ends with 130,
+as shells have it.
 """
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
-from fluxnb import __version__
-from fluxnb.commands import lab, models
-from fluxnb.errors import FluxnbError
+from fluxnb.commands import generate, lab, models
+from fluxnb.errors import FluxnbError, FluxnbWarning
+from fluxnb.version import __version__
 
-COMMANDS = (lab, models)
+COMMANDS = (lab, generate, models)
 """In the order of `fluxnb --help`. Each module has `register(commands)`."""
 
 
@@ -37,13 +39,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.register(commands)
     chosen = parser.parse_args(arguments)
     try:
-        return chosen.run(chosen)
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", FluxnbWarning)
+            warnings.showwarning = _show
+            return chosen.run(chosen)
     except FluxnbError as error:
         print(f"fluxnb: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("fluxnb: interrupted", file=sys.stderr)
         return 130
+
+
+def _show(message: Warning | str, *_: object) -> None:
+    """Prints a warning as one line, without the line of the code that gave it."""
+    print(f"fluxnb: {message}", file=sys.stderr)
 
 
 if __name__ == "__main__":

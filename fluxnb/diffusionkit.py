@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import mlx.core as mx
 
+from fluxnb import drawing
 from fluxnb.errors import InputError
 from fluxnb.settings import fill_in
 from fluxnb.source import read
@@ -71,7 +72,7 @@ class DiffusionKitCalls:
                 f"take conditioning from encode_text(text, {settings.cfg_weight:g}, negative_text)"
             )
         negative = texts[1] if settings.has_cfg else None
-        latents, seconds = self.denoise(settings, source, texts[0], negative)
+        latents, seconds = drawing.denoise(self, settings, source, texts[0], negative)
         return self.raw(latents), seconds
 
     def decode_latents_to_image(self, x_t: mx.array) -> mx.array:

@@ -17,10 +17,9 @@ from PIL import Image
 from fluxnb import flow
 from fluxnb.brief import Brief
 from fluxnb.errors import InputError
-from fluxnb.interventions import Intervention
+from fluxnb.interventions import Intervention, expect
 from fluxnb.maps import AttentionMap
 from fluxnb.model.tokenizers import Word
-from fluxnb.settings import check_intervention
 
 if TYPE_CHECKING:
     from fluxnb.run import Run
@@ -75,7 +74,7 @@ def measure(
         InputError: if the intervention speaks of what does not exist, or is not meant for that step.
     """
     pipeline, record = run.session.pipeline, run.steps[step]
-    check_intervention(intervention).check(run.words, pipeline.networks.mmdit.config, run.num_steps)
+    expect(intervention).check(run.words, pipeline.networks.mmdit.config, run.num_steps)
     if not intervention.acts_on(step):
         raise InputError(
             f"{intervention} is not meant for step {step}; give another step, or other steps=(a, b)"

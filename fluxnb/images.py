@@ -7,10 +7,12 @@ Letters: H, W pixels; h, w cells of a map.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from fluxnb.errors import InputError
 
@@ -22,6 +24,7 @@ HEAT = (
 colour blindness and in grey. `widgets/flux.js` holds the same nine."""
 
 FORMATS = ("png", "jpeg", "webp")
+ENDINGS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 PAPER, INK = (255, 255, 255), (90, 90, 96)  # a contact sheet's ground and its labels
 LABEL_HEIGHT = 18  # pixels under each picture of a contact sheet
 
@@ -67,7 +70,17 @@ def picture(pixels: np.ndarray) -> Image.Image:
     return Image.fromarray(to_uint8(pixels))
 
 
-def encode(image: Image.Image, form: str = "png", quality: int = 90) -> bytes:
+def form_of(path: str | os.PathLike) -> str:
+    """The format that the ending of a file's name stands for."""
+    ending = os.path.splitext(os.fspath(path))[1].lower()
+    if ending not in ENDINGS:
+        raise InputError(f"{path} ends in {ending!r}; name a file that ends in {', '.join(ENDINGS)}")
+    return ENDINGS[ending]
+
+
+def encode(
+    image: Image.Image, form: str = "png", quality: int = 90, text: Mapping[str, str] | None = None
+) -> bytes:
     """The bytes of a picture file.
 
     Args:
@@ -75,11 +88,17 @@ def encode(image: Image.Image, form: str = "png", quality: int = 90) -> bytes:
         form: "png" (lossless), "jpeg" or "webp".
         quality: 1..100 for "jpeg" and "webp". Chroma is kept at full size: the pictures are small and
             are looked at enlarged.
+        text: Texts by their keywords, for "png" only.
     """
     if form not in FORMATS:
         raise InputError(f"picture format {form!r} is not one of {', '.join(FORMATS)}")
+    if text and form != "png":
+        raise InputError(f"a {form} file holds no text; save the picture as .png, or without its recipe")
+    notes = PngInfo()
+    for key, value in (text or {}).items():
+        notes.add_text(key, value)
     options = {
-        "png": {"compress_level": 6},
+        "png": {"compress_level": 6, "pnginfo": notes},
         "jpeg": {"quality": quality, "subsampling": 0},
         "webp": {"quality": quality, "method": 2},
     }[form]

@@ -270,6 +270,17 @@ def cut_block(layer: int, *, steps: Steps = None) -> Intervention:
     return Intervention((CutBlock(checks.whole("layer", layer, low=0), _steps(steps)),))
 
 
+def expect(intervention: object) -> Intervention:
+    """Returns an intervention as it is.
+
+    Raises:
+        InputError: if it is something else.
+    """
+    if not isinstance(intervention, Intervention):
+        raise InputError(f"intervention is {intervention!r}; give one, e.g. fluxnb.interventions.cut('cat')")
+    return intervention
+
+
 MAKERS = {maker.__name__: maker for maker in (cut, cut_block, cut_head, scale, swap)}
 NAMES = {Scale: "scale", Swap: "swap", CutHead: "cut_head", CutBlock: "cut_block"}
 DEFAULTS = {"steps": None, "blocks": "all", "queries": "all"}

@@ -13,6 +13,7 @@ import mlx.core as mx
 import numpy as np
 
 from fluxnb import concepts as concept_attention
+from fluxnb import trust
 from fluxnb.asked import Asked, averages, frozen, indicators, present, tokens
 from fluxnb.errors import InputError
 from fluxnb.listen import Listener, Reader, overhear
@@ -40,13 +41,14 @@ def attention(
     """
     config = run.session.pipeline.networks.mmdit.config
     steps = find_steps(step, len(run.steps))
+    asked = [Asked((probe,), run.owner(i).text, run.latent_size, config) for i in steps]
     hearings = [
-        Asked((probe,), run.owner(i).text, run.latent_size, config).hearing(cut_blocks(run, i)) for i in steps
+        one.hearing(i, run.steps[i].sigma, cut_blocks(run, i)) for i, one in zip(steps, asked, strict=True)
     ]
     maps = []
     for i, hearing in zip(steps, hearings, strict=True):
         repeat(run, i, lambda attend, hearing=hearing: hearing.around(attend, is_replay=True))
-        maps += hearing.maps(i, run.steps[i].sigma)
+        maps += hearing.maps
     return tuple(maps) if isinstance(step, Iterable) else maps[0]
 
 
@@ -77,7 +79,7 @@ def prepare(run: Run, first: int) -> Asked | None:
     config = run.session.pipeline.networks.mmdit.config
     asked = Asked(run.probes, run.text, run.latent_size, config)
     for cut in {cut_blocks(run, step) for step in range(first, run.num_steps)}:
-        asked.hearing(cut)
+        asked.hearing(first, 1.0, cut)  # raises where it leaves no block
     return asked
 
 
@@ -177,7 +179,10 @@ def concepts(
     mean = np.array(mx.stack(weights).mean(axis=0)).reshape(-1, *(side // 2 for side in run.latent_size))
     sigmas = tuple(run.steps[i].sigma for i in steps)
     heard = tuple(sorted(set().union(*left.values())))
-    return ConceptMaps(frozen(mean), names, steps, sigmas, heard)
+    known = None
+    if len(steps) == 1:  # a mean over several was not measured
+        known = trust.lookup("concepts", heard, sigmas[0], session.pipeline.blocks)
+    return ConceptMaps(frozen(mean), names, steps, sigmas, heard, known)
 
 
 def _image_side(run: Run, step: int, blocks: tuple[int, ...]) -> concept_attention.ImageSide:

@@ -12,6 +12,7 @@ import numpy as np
 
 from fluxnb import checks
 from fluxnb.brief import Brief
+from fluxnb.trust import Trust
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ class AttentionMap(Brief):
     sigma: float
     words: tuple[str, ...]
     text: np.ndarray
-    trust: object | None = None
+    trust: Trust | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -152,7 +153,7 @@ class ConceptMaps(Brief):
     steps: tuple[int, ...]
     sigmas: tuple[float, ...]
     blocks: tuple[int, ...]
-    trust: object | None = None
+    trust: Trust | None = None
 
     def __getitem__(self, concept: str) -> np.ndarray:
         """Returns the map (h, w) of one concept.

@@ -7,25 +7,24 @@ Letters: see `fluxnb.model`. Latents are float32, (1, H, W, C), normalised as th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 
 import mlx.core as mx
 from PIL import Image
-from tqdm.auto import tqdm
 
 from fluxnb import checks, flow
 from fluxnb.checkpoints import store
 from fluxnb.decoding import Decoding
 from fluxnb.diffusionkit import DiffusionKitCalls
+from fluxnb.drawing import draw
 from fluxnb.errors import InputError
 from fluxnb.flow import Step
 from fluxnb.model import mmdit
 from fluxnb.model.layers import Attend, attention
 from fluxnb.settings import Settings, fill_in, warn_of_no_effect
 from fluxnb.source import Source, read
-from fluxnb.texts import TextEmbedding, notes_on, warn_of_texts
+from fluxnb.texts import TextEmbedding, notes_on
 
 
 class FluxPipeline(Decoding, DiffusionKitCalls):
@@ -251,23 +250,6 @@ class FluxPipeline(Decoding, DiffusionKitCalls):
         mx.eval(latents)
         return latents
 
-    def denoise(
-        self,
-        settings: Settings,
-        source: Source | None,
-        text: TextEmbedding,
-        negative: TextEmbedding | None,
-        verbose: bool = False,
-    ) -> tuple[mx.array, list[float]]:
-        """Makes all steps of a run; returns its last latents, evaluated, and the seconds of each step."""
-        latents, seconds = self.first_latents(settings, source), []
-        for i in tqdm(range(settings.num_steps), disable=not verbose):
-            step = self.step(i, latents, settings, text, negative)
-            latents = flow.euler(step)
-            seconds.append(round(step.seconds, 3))
-        mx.eval(latents)
-        return latents, seconds
-
     def generate_image(
         self,
         text: str,
@@ -322,7 +304,7 @@ class FluxPipeline(Decoding, DiffusionKitCalls):
             denoise=denoise,
         )
         warn_of_no_effect(self.entry, settings, guidance, negative_text, denoise)
-        return self._draw(settings, source, verbose)
+        return draw(self, settings, source, verbose)
 
     def draw(
         self, settings: Settings, source: Source | None = None, verbose: bool = False
@@ -337,44 +319,10 @@ class FluxPipeline(Decoding, DiffusionKitCalls):
         Returns:
             The picture, and a log with DiffusionKit's keys: for "text_encoding", "denoising" and "decoding"
             the "time" in seconds and the memory in GB "pre" and "post"; "peak_memory", "total_time"; and with
-            the "seed", and "width" and "height" in pixels.
+            the "seed", "width" and "height" in pixels, and the "recipe" (`fluxnb.recipe`).
 
         Raises:
-            InputError: if it starts from another picture than `source`.
+            InputError: if it starts from another picture than `source`, or is no recipe's, see
+                `recipe.write_down`.
         """
-        return self._draw(settings, source, verbose)
-
-    def _draw(self, settings: Settings, source: Source | None, verbose: bool) -> tuple[Image.Image, dict]:
-        """Draws a picture; called by what the user called."""
-        start, log = time.perf_counter(), {"seed": settings.seed}
-        with _logged(log, "text_encoding"):
-            text = self.encode_text(settings.prompt)
-            negative = self.encode_text(settings.negative_text) if settings.has_cfg else None
-        warn_of_texts(text, negative, depth=4)
-        with _logged(log, "denoising"):
-            latents, seconds = self.denoise(settings, source, text, negative, verbose)
-        log["denoising"]["iter_time"] = seconds
-        with _logged(log, "decoding"):
-            image = self.decode(latents)
-        log["width"], log["height"] = image.size
-        log["peak_memory"] = max(
-            phase["post"]["peak_memory"] for phase in log.values() if isinstance(phase, dict)
-        )
-        log["total_time"] = round(time.perf_counter() - start, 3)
-        return image, log
-
-
-@contextmanager
-def _logged(log: dict, phase: str) -> Iterator[None]:
-    """Notes the time and memory of a phase of `generate_image`, in seconds and GB."""
-    start = time.perf_counter()
-    mx.reset_peak_memory()
-    log[phase] = {"pre": _memory()}
-    yield
-    log[phase] |= {"post": _memory(), "time": round(time.perf_counter() - start, 3)}
-
-
-def _memory() -> dict[str, float]:
-    """Returns MLX's memory in GB."""
-    peak, active = mx.get_peak_memory(), mx.get_active_memory()
-    return {"peak_memory": round(peak / 1e9, 3), "active_memory": round(active / 1e9, 3)}
+        return draw(self, settings, source, verbose)

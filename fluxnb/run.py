@@ -15,6 +15,7 @@ import mlx.core as mx
 from PIL import Image
 
 from fluxnb import checks, flow, look
+from fluxnb.asked import Hearing
 from fluxnb.errors import InputError
 from fluxnb.flow import Step
 from fluxnb.interventions import Intervention
@@ -50,7 +51,7 @@ class Run(Questions):
         text: The prompt as the transformer reads it; None to encode it.
         source: Picture that the run started from.
         probes: What is asked of every step while it is made, see `maps`.
-        maps: Answers for the steps that led there, () where none are known.
+        heard: What was heard in the steps that led there, None or () where nothing was.
 
     Attributes:
         session: As given, like `settings`, `parent`, `at`, `source` and `probes`.
@@ -69,7 +70,7 @@ class Run(Questions):
         text: TextEmbedding | None = None,
         source: Source | None = None,
         probes: Iterable[Probe] = (),
-        maps: tuple[tuple[AttentionMap, ...], ...] = (),
+        heard: tuple[Hearing | None, ...] = (),
     ):
         """Encodes the texts, if they are not there."""
         self.session = session
@@ -84,7 +85,7 @@ class Run(Questions):
         self.probes = checks.several("probes", probes, Probe)
         self._asked = look.prepare(self, len(steps))
         # one assignment changes all three, so that no interrupt comes between
-        self._state = steps, latents, maps or ((),) * len(steps)
+        self._state = steps, latents, heard or (None,) * len(steps)
         self._children: list[weakref.ref[Run]] = []
         if parent is not None:
             parent._children = [*map(weakref.ref, parent.children), weakref.ref(self)]
@@ -163,8 +164,8 @@ class Run(Questions):
 
     @property
     def maps(self) -> tuple[tuple[AttentionMap, ...], ...]:
-        """For each step made so far the answers to the run's probes, in their order."""
-        return self._state[2]
+        """For each step made so far the answers to the probes that it was made with, in their order."""
+        return tuple(() if hearing is None else hearing.maps for hearing in self._state[2])
 
     @property
     def children(self) -> tuple[Run, ...]:
@@ -181,16 +182,17 @@ class Run(Questions):
             raise InputError(
                 f"the run has made all of its {self.num_steps} steps; fork it or start another one"
             )
-        steps, latents, maps = self._state
+        steps, latents, heard = self._state
         index, pipeline = len(steps), self.session.pipeline
-        hearing = None if self._asked is None else self._asked.hearing(look.cut_blocks(self, index))
+        hearing = None
+        if self._asked is not None:
+            hearing = self._asked.hearing(index, self.sigmas[index], look.cut_blocks(self, index))
         hear = None if hearing is None else hearing.around
         step = pipeline.step(index, latents, self.settings, self.text, self.negative, hear)
         latents = flow.euler(step)
         mx.eval(latents)
-        heard = () if hearing is None else hearing.maps(index, step.sigma)
         # the only change there is: an interrupt before it loses one step
-        self._state = (*steps, step), latents, (*maps, heard)
+        self._state = (*steps, step), latents, (*heard, hearing)
         return step
 
     def __iter__(self) -> Iterator[Step]:
@@ -292,7 +294,7 @@ class Run(Questions):
         if held is not None and (intervention is not None or any(map(held.acts_on, range(at, count)))):
             first = 0 if intervention is None else at  # one that is inherited may have begun before
             held.check(text.words, pipeline.networks.mmdit.config, count, first)
-        more = {"text": text, "source": self.source, "probes": probes, "maps": self.maps[:at]}
+        more = {"text": text, "source": self.source, "probes": probes, "heard": self._state[2][:at]}
         run = Run(self.session, settings, latents, self.steps[:at], self, **more)
         if (run.text, run.negative) != (self.text, self.negative):
             warn_of_texts(run.text, run.negative)

@@ -14,10 +14,8 @@ from __future__ import annotations
 import io
 import json
 import os
-import secrets
 import struct
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -26,13 +24,12 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
-from fluxnb import checks, flow
+from fluxnb import checks, disk
 from fluxnb.errors import CheckpointError, InputError
 from fluxnb.flow import Step
 from fluxnb.identity import Model, identify
-from fluxnb.interventions import Intervention
 from fluxnb.model.tokenizers import Word
-from fluxnb.settings import Settings
+from fluxnb.settings import Settings, from_tree, to_tree
 from fluxnb.texts import TextEmbedding
 from fluxnb.version import __version__
 
@@ -42,7 +39,6 @@ if TYPE_CHECKING:
 FORMAT = 1
 KEY = "fluxnb_run"  # under which the head keeps the JSON
 LONGEST_HEAD = 1 << 24  # bytes
-LONGEST_LABEL = 200  # characters
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,22 +92,9 @@ def write(run: Run, path: str | os.PathLike) -> None:
 
     Raises:
         InputError: if it cannot be written there, or holds numbers that are not finite.
+        FluxnbError: if the disk is full.
     """
-    path, data = Path(path), dump(run)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
-        try:
-            with part.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"the run cannot be saved as {path} ({error.strerror}); give a path that you can write to"
-        ) from error
+    disk.write(path, dump(run))
 
 
 def read(path: str | os.PathLike) -> Saved:
@@ -150,7 +133,7 @@ def dump(run: Run) -> bytes:
     }
     parts = []
     for i, owner in enumerate(owners):
-        part = {"at": owner.at, "settings": _settings_to_tree(owner.settings)}
+        part = {"at": owner.at, "settings": to_tree(owner.settings)}
         if owner.settings.embedding is not None:
             tensors |= {f"text.{i}.txt": np.array(owner.text.txt), f"text.{i}.vec": np.array(owner.text.vec)}
             part["words"] = [[word.text, word.tokens] for word in owner.text.words]
@@ -232,17 +215,17 @@ def _saved(told: dict, tensors: dict[str, np.ndarray]) -> Saved:
         for i in range(count)
     )
     model = Model(
-        _label("the model's name", told["model"]["name"]),
-        _or_none(_label, "the model's revision", told["model"]["revision"]),
-        _label("the model's fingerprint", told["model"]["fingerprint"]),
+        checks.label("the model's name", told["model"]["name"]),
+        checks.optional(checks.label, "the model's revision", told["model"]["revision"]),
+        checks.label("the model's fingerprint", told["model"]["fingerprint"]),
     )
-    versions = [_label(f"the version of {name}", told[name]) for name in ("fluxnb", "mlx")]
+    versions = [checks.label(f"the version of {name}", told[name]) for name in ("fluxnb", "mlx")]
     return Saved(steps, states[-1], parts, model, *versions)
 
 
 def _part(i: int, tree: dict, tensors: dict[str, np.ndarray]) -> Part:
     """Reads part `i`, whose tensors are taken out."""
-    settings = _settings_from_tree(tree["settings"])
+    settings = from_tree(tree["settings"])
     if settings.embedding is None:
         return Part(checks.whole("at", tree["at"]), settings, None)
     txt, vec = _take(tensors, f"text.{i}.txt", 3), _take(tensors, f"text.{i}.vec", 2)
@@ -266,44 +249,3 @@ def _take(tensors: dict[str, np.ndarray], name: str, ndim: int) -> np.ndarray:
             f"{name} is {tensor.dtype} {tensor.shape}; expected float32 in {ndim} dimensions, all finite"
         )
     return tensor
-
-
-def _settings_to_tree(settings: Settings) -> dict:
-    """Turns settings into what JSON holds; undone by `_settings_from_tree`."""
-    tree = asdict(replace(settings, intervention=None))
-    if settings.intervention is not None:
-        tree["intervention"] = settings.intervention.to_json()
-    return tree
-
-
-def _settings_from_tree(tree: dict) -> Settings:
-    """Checks and returns settings."""
-    read = {
-        "prompt": checks.text("the prompt", tree["prompt"]),
-        "negative_text": checks.text("negative_text", tree["negative_text"]),
-        "seed": _or_none(checks.whole, "seed", tree["seed"], *flow.SEEDS),
-        "sigmas": flow.own_schedule(tree["sigmas"]),
-        "shift": _or_none(checks.number, "shift", tree["shift"], above=0),
-        "guidance": _or_none(checks.number, "guidance", tree["guidance"], low=0),
-        "cfg_weight": checks.number("cfg_weight", tree["cfg_weight"], low=0),
-        "latent_size": checks.latent_size(tree["latent_size"]),
-        "image": _or_none(checks.text, "image", tree["image"]),
-        "denoise": checks.number("denoise", tree["denoise"], above=0, high=1),
-        "embedding": _or_none(checks.text, "embedding", tree["embedding"]),
-        "intervention": _or_none(lambda _, text: Intervention.from_json(text), "", tree["intervention"]),
-    }
-    if unknown := set(tree) - set(read):
-        raise InputError(f"its settings have {sorted(unknown)[0]}, which is unknown")
-    return Settings(**read)
-
-
-def _label(name: str, value: object) -> str:
-    """Returns a text that may stand in a message: short, and without line breaks or control characters."""
-    if len(checks.text(name, value)) > LONGEST_LABEL or not value.isprintable():
-        raise InputError(f"{name} is {value[:LONGEST_LABEL]!r}, which is no name")
-    return value
-
-
-def _or_none(check: Callable, name: str, value: object, *bounds, **more) -> object:
-    """Returns None or what passes a check."""
-    return None if value is None else check(name, value, *bounds, **more)

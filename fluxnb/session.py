@@ -21,12 +21,13 @@ from fluxnb.checkpoints.catalog import DEMO
 from fluxnb.concepts import ImageSides
 from fluxnb.errors import FluxnbWarning, InputError
 from fluxnb.identity import identify
-from fluxnb.pipeline import FluxPipeline, warn_of_texts
+from fluxnb.pipeline import FluxPipeline
 from fluxnb.probe import Probe
 from fluxnb.run import Run
 from fluxnb.settings import fill_in, warn_of_no_effect
 from fluxnb.source import read
 from fluxnb.sweep import Sweep, several, sweep
+from fluxnb.texts import warn_of_texts
 from fluxnb.version import __version__
 
 

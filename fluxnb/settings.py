@@ -8,13 +8,13 @@ from __future__ import annotations
 import secrets
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 from fluxnb import checks, flow
 from fluxnb.checkpoints.catalog import Entry
 from fluxnb.errors import FluxnbWarning, InputError
-from fluxnb.interventions import Intervention
+from fluxnb.interventions import Intervention, expect
 
 if TYPE_CHECKING:
     from fluxnb.source import Source
@@ -130,19 +130,6 @@ def _from_picture(sigmas: tuple[float, ...], denoise: float) -> tuple[float, ...
     return sigmas[skipped:]
 
 
-def check_intervention(intervention: object) -> Intervention:
-    """Returns an intervention as it is.
-
-    Raises:
-        InputError: if it is something else.
-    """
-    if not isinstance(intervention, Intervention):
-        raise InputError(
-            f"the intervention is {intervention!r}; give one of fluxnb.interventions, such as cut('cat')"
-        )
-    return intervention
-
-
 def branch(
     entry: Entry,
     old: Settings,
@@ -172,7 +159,7 @@ def branch(
     same = {field.name: getattr(old, field.name) for field in fields(old)} | {"num_steps": old.num_steps}
     kept = {name: same.pop(name) for name in ("image", "denoise", "embedding", "intervention")}
     if intervention is not None:
-        kept["intervention"] = check_intervention(intervention)
+        kept["intervention"] = expect(intervention)
     if "prompt" in changes:
         kept["embedding"] = None
     if old.seed is None and "seed" not in changes:
@@ -194,6 +181,42 @@ def _only_sigmas(num_steps: int | None, shift: float | None, denoise: float | No
     for name, value in (("num_steps", num_steps), ("shift", shift), ("denoise", denoise)):
         if value is not None:
             raise InputError(f"sigmas is the whole schedule, but {name} is {value!r}; give one of the two")
+
+
+def to_tree(settings: Settings) -> dict:
+    """Turns settings into what JSON holds; undone by `from_tree`."""
+    tree = asdict(replace(settings, intervention=None))
+    if settings.intervention is not None:
+        tree["intervention"] = settings.intervention.to_json()
+    return tree
+
+
+def from_tree(tree: object) -> Settings:
+    """Reads settings that come from a file, whoever wrote it.
+
+    Raises:
+        InputError: if a value is missing, unknown, or none that can be drawn with.
+    """
+    if not isinstance(tree, dict):
+        raise InputError(f"the settings are a {type(tree).__name__}, which holds none")
+    names = {part.name for part in fields(Settings)}
+    for fault, wrong in (("lack", names - set(tree)), ("have an unknown", set(tree) - names)):
+        if wrong:
+            raise InputError(f"the settings {fault} {min(wrong)!r}")
+    return Settings(
+        prompt=checks.text("the prompt", tree["prompt"]),
+        negative_text=checks.text("negative_text", tree["negative_text"]),
+        seed=checks.optional(checks.whole, "seed", tree["seed"], *flow.SEEDS),
+        sigmas=flow.own_schedule(tree["sigmas"]),
+        shift=checks.optional(checks.number, "shift", tree["shift"], above=0),
+        guidance=checks.optional(checks.number, "guidance", tree["guidance"], low=0),
+        cfg_weight=checks.number("cfg_weight", tree["cfg_weight"], low=0),
+        latent_size=checks.latent_size(tree["latent_size"]),
+        image=checks.optional(checks.digest, "image", tree["image"]),
+        denoise=checks.number("denoise", tree["denoise"], above=0, high=1),
+        embedding=checks.optional(checks.digest, "embedding", tree["embedding"]),
+        intervention=checks.optional(lambda _, text: Intervention.from_json(text), "", tree["intervention"]),
+    )
 
 
 def default_shift(entry: Entry, latent_size: tuple[int, int]) -> float:

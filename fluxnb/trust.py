@@ -23,6 +23,9 @@ NAMES = {"image_to_word": "columns", "word_to_image": "rows", "concepts": "conce
 class Trust:
     """How well maps of one kind find the objects of their words, measured on the demo model.
 
+    The network was as it is, without an intervention, and concepts were the scene's objects and "background".
+    A high figure does not say that the object is in the picture: see `demo/RECIPE.md` for what fails.
+
     Args:
         method: "image_to_word", "word_to_image" or "concepts"; the mean over all heads.
         blocks: "double", "single", "all"; "later", the later half of the double blocks, as concept maps take
@@ -116,7 +119,7 @@ def _groups(blocks: tuple[int, ...], depth: tuple[int, int], own_depth: tuple[in
         "all": range(both),
         "later": range(double // 2, double),
     }
-    names = [name for name, group in named.items() if blocks == tuple(group)]
+    names = [name for name, group in named.items() if blocks and blocks == tuple(group)]
     if len(blocks) == 1 and depth == own_depth:
         names.append(str(blocks[0]))
     return tuple(names)

@@ -1,8 +1,8 @@
 """Names and shapes of the released files' tensors, from tests/data/full_size_keys.json.
 
 There `{0-18}` in a name stands for each of these numbers. The lists were taken from the reference code at
-full size: black-forest-labs/flux for FLUX.1-dev and the autoencoder, transformers for the files on the hub, mflux
-(`-q4`: quantised to 4 bits) and mlx-examples for theirs. DiffusionKit's is written here from its modules.
+full size: black-forest-labs/flux for FLUX.1-dev and the autoencoder, transformers for the files on the hub,
+mflux (`-q4`: quantised to 4 bits) and mlx-examples for theirs. DiffusionKit's is written here from its code.
 """
 
 import itertools
@@ -37,7 +37,7 @@ def unguided(tensors: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
 
 
 def diffusionkit(has_key_biases: bool = False) -> dict[str, tuple[int, ...]]:
-    """Gives the tensors of DiffusionKit's 4-bit file: its modules' names, every layer quantised but the first."""
+    """Gives the tensors of DiffusionKit's 4-bit file: names of its modules, all quantised but the first."""
     width, group = 3072, 64
     made = {"x_embedder.proj.weight": (width, 1, 1, 64), "x_embedder.proj.bias": (width,)}
 

@@ -1,9 +1,8 @@
 """One small FLUX.1 in every layout that people have, written by code that knows nothing of our tables.
 
-The networks are small, but as the shapes of their tensors tell them when there is no config.json: heads of 32
-numbers in the transformer and of 64 in CLIP, norms of 32 groups, an end token at the end of the vocabulary. All
-rows are multiples of 64, so that every matrix can be quantised. Source of the names: the reference code of each
-layout, see full_size.py.
+The networks are small, but of a kind that shapes of tensors tell without a config.json: heads of CLIP are 64
+wide, norms have 32 groups, an end token ends the vocabulary. Rows are multiples of 64, so that every matrix
+can be quantised. Source of the names: the reference code of each layout, see full_size.py.
 """
 
 import json
@@ -82,7 +81,7 @@ def _original(component: str) -> Arrays:
 
 
 def original(component: str) -> Arrays:
-    """Gives the weights under our own names: black-forest-labs' and transformers', kernels (out, kh, kw, in)."""
+    """Gives the weights under our names: black-forest-labs' and transformers', kernels (out, kh, kw, in)."""
     return dict(_original(component))
 
 
@@ -261,9 +260,7 @@ def diffusionkit_mmdit(ours: Arrays, has_key_biases: bool = True) -> Arrays:
             ):
                 new = new.replace(ours_, theirs)
             made[new] = array
-    return {
-        name: array for name, array in made.items() if has_key_biases or not name.endswith("k_proj.bias")
-    }
+    return {name: array for name, array in made.items() if has_key_biases or not name.endswith("k_proj.bias")}
 
 
 def quantised(arrays: Arrays, bits: int) -> Arrays:
@@ -352,7 +349,7 @@ def write_checkpoint(folder: Path) -> Path:
 
 
 def write_diffusionkit(folder: Path, bits: int | None = None, has_key_biases: bool = True) -> Path:
-    """Writes DiffusionKit's file and the repository of its text encoders into one folder; returns the folder."""
+    """Writes DiffusionKit's file, and the repository of its text encoders, into one folder."""
     own = diffusionkit_mmdit(original("transformer"), has_key_biases)
     file = write_files(folder, quantised(own, bits) if bits else own)
     file.rename(folder / "flux-schnell-4bit-quantized.safetensors")

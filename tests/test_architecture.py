@@ -13,14 +13,16 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "fluxnb"
 FLOORS = (
     ("errors", "version"),
-    ("images", "checks", "backend", "brief", "trust"),
+    ("images", "checks", "disk", "backend", "brief", "trust"),
     ("model",),
     ("flow", "checkpoints", "source", "texts"),
     ("probe", "maps", "altered"),
     ("interventions", "listen"),
     ("concepts", "asked"),
     ("settings", "trajectory"),
-    ("diffusionkit", "decoding", "given"),
+    ("recipe",),
+    ("drawing", "decoding", "given"),
+    ("diffusionkit",),
     ("pipeline",),
     ("identity", "family", "bisection", "effect", "look"),
     ("saved",),
@@ -36,7 +38,7 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 MAY_SEE = {  # rooms that see less than all the floors below them
     "model": {"errors", "checks", "backend"},
     "widgets": {"errors", "checks", "images", "maps", "probe", "run", "session"},
-    "cli": {"errors", "commands"},
+    "cli": {"errors", "version", "commands"},
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

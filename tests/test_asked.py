@@ -83,13 +83,13 @@ def plain(forward):
 def test_maps_at_1024_pixels_take_little_memory_beyond_the_plain_pass(forward, plain, name, is_replay):
     """An explicit softmax of one block takes 170 MB for each of its copies."""
     run, text = forward
-    hearing = Asked(PROBES[name], text, SIZE, CONFIG).hearing()
+    hearing = Asked(PROBES[name], text, SIZE, CONFIG).hearing(0, 0.5)
     listener = hearing.around(is_replay=is_replay)
     velocity = []
 
     def heard():
         overhear(lambda: velocity.append(run(listener)))
-        assert len(hearing.maps(0, 0.5)) == len(PROBES[name])
+        assert len(hearing.maps) == len(PROBES[name])
 
     assert peak(heard) < plain[0] + 30
     assert is_replay or np.array_equal(velocity[0], plain[1])

@@ -1,58 +1,120 @@
-"""Tables of rules: at full size, all names and shapes of the released files go in and come out exactly."""
+"""Tables of rules: at full size, all names and shapes of the public layouts go in and come out exactly."""
 
+from pathlib import Path
+
+import full_size
 import mlx.core as mx
 import pytest
-from full_size import parameters, released
+from full_size import parameters, released, unguided
 
-from fluxnb.checkpoints import layouts, tables
+from fluxnb.checkpoints import components, layouts, quantised, tables
+from fluxnb.checkpoints.files import Tensors
 from fluxnb.checkpoints.layouts import Rule
-from fluxnb.errors import CheckpointError
+from fluxnb.errors import CheckpointError, FluxnbWarning
 from fluxnb.model.clip import CLIPText
-from fluxnb.model.config import clip_l, dev, flux_vae, schnell, t5_xxl
+from fluxnb.model.config import (
+    CLIPConfig,
+    MMDiTConfig,
+    T5Config,
+    VAEConfig,
+    clip_l,
+    dev,
+    flux_vae,
+    schnell,
+    t5_xxl,
+)
 from fluxnb.model.mmdit import MMDiT
 from fluxnb.model.t5 import T5Encoder
 from fluxnb.model.vae import VAE
 
-DEV = released("diffusers-dev")
+FILE = Path("model.safetensors")
+NETWORKS = {MMDiTConfig: MMDiT, VAEConfig: VAE, CLIPConfig: CLIPText, T5Config: T5Encoder}
+
+
+def prefixed(prefix, tensors):
+    return {prefix + name: shape for name, shape in tensors.items()}
+
+
 FULL_SIZE = {
-    "dev": (MMDiT(dev()), tables.DIFFUSERS_MMDIT, DEV),
-    "schnell": (
-        MMDiT(schnell()),
-        tables.DIFFUSERS_MMDIT,
-        {name: shape for name, shape in DEV.items() if "guidance" not in name},
-    ),
-    "vae": (VAE(flux_vae()), tables.diffusers_vae(4), released("diffusers-vae")),
-    "clip": (CLIPText(clip_l()), tables.HUB_CLIP, released("hub-clip")),
+    **{
+        f"{layout} dev": ("transformer", dev(), released(f"{layout}-dev"))
+        for layout in ("bfl", "diffusers", "mflux", "mlx-examples")
+    },
+    **{
+        f"{layout} schnell": ("transformer", schnell(), unguided(released(f"{layout}-dev")))
+        for layout in ("bfl", "diffusers", "mflux", "mlx-examples")
+    },
+    "ComfyUI dev": ("transformer", dev(), prefixed("model.diffusion_model.", released("bfl-dev"))),
+    "mflux schnell, 4 bits": ("transformer", schnell(), released("mflux-schnell-q4")),
+    "DiffusionKit, 4 bits": ("transformer", schnell(), full_size.diffusionkit(has_key_biases=True)),
+    **{
+        f"{file}": ("vae", flux_vae(), released(file))
+        for file in ("bfl-ae", "diffusers-vae", "mflux-vae", "mflux-vae-q4", "mlx-examples-ae")
+    },
+    "clip": ("text_encoder", clip_l(), released("hub-clip")),
     "clip of transformers 5": (
-        CLIPText(clip_l()),
-        tables.HUB_CLIP,
+        "text_encoder",
+        clip_l(),
         {name.removeprefix("text_model."): shape for name, shape in released("hub-clip").items()},
     ),
-    "t5": (T5Encoder(t5_xxl()), tables.HUB_T5, released("hub-t5xxl")),
+    "mflux clip, 4 bits": ("text_encoder", clip_l(), released("mflux-clip-q4")),
+    "t5": ("text_encoder_2", t5_xxl(), released("hub-t5xxl")),
     "t5 of transformers 5": (
-        T5Encoder(t5_xxl()),
-        tables.HUB_T5,
+        "text_encoder_2",
+        t5_xxl(),
         released("hub-t5xxl") | {"encoder.embed_tokens.weight": (32128, 4096)},
     ),
+    "mflux t5": ("text_encoder_2", t5_xxl(), released("mflux-t5")),
+    "mflux t5, 4 bits": ("text_encoder_2", t5_xxl(), released("mflux-t5-q4")),
 }
 
 
-@pytest.mark.parametrize(("network", "table", "held"), FULL_SIZE.values(), ids=FULL_SIZE)
-def test_every_released_tensor_is_used_once_and_fills_the_network(network, table, held):
-    shapes = parameters(network)
-    arrays = {name: mx.zeros(shape) for name, shape in held.items()}  # never evaluated
-    parts = layouts.plan(table, shapes, held, "the file")
+def identified(name, held):
+    arrays = full_size.arrays(held)
+    return components.identify(name, Tensors(arrays, dict.fromkeys(arrays, FILE), FILE))
+
+
+def check_exact(component, held, copies=0):
+    """Every tensor is used once, but for copies left out before, and each parameter gets its shape."""
+    shapes = parameters(NETWORKS[type(component.config)](component.config))
+    assert len(component.tensors.arrays) == len(held) - copies
+    sources = quantised.gather(component.tensors)
+    parts = layouts.plan(component.table, shapes, sources, "the file")
     used = [name for part in parts for name in (*part.sources, *part.copies)]
-    assert sorted(used) == sorted(held)
-    assert {part.target: layouts.shape(part, arrays) for part in parts} == shapes
+    assert sorted(used) == sorted(sources)
+    dense = {name: quantised.dense(source) for name, source in sources.items()}  # never evaluated
+    assert {part.target: layouts.shape(part, dense) for part in parts} == shapes
+
+
+@pytest.mark.parametrize("file", FULL_SIZE)
+def test_every_released_tensor_is_used_once_and_fills_the_network(file):
+    name, config, held = FULL_SIZE[file]
+    component = identified(name, held)
+    assert component.config == config
+    copies = {"mflux t5": 23, "mflux t5, 4 bits": 3 * 23}
+    check_exact(component, held, copies.get(file, 0))
+
+
+def test_diffusionkits_file_may_lack_the_biases_of_all_keys():
+    held = full_size.diffusionkit(has_key_biases=False)
+    with pytest.warns(FluxnbWarning, match="lacks the bias of every key"):
+        component = identified("transformer", held)
+    check_exact(component, held)
+
+
+@pytest.mark.parametrize(("width", "what"), [(384, "FLUX.1-Fill"), (128, "FLUX.1-Depth or -Canny")])
+def test_flux_tools_are_called_what_they_are(width, what):
+    held = released("bfl-dev") | {"img_in.weight": (3072, width)}
+    with pytest.raises(CheckpointError, match=f"model.safetensors is {what}, .* have {width} numbers"):
+        identified("transformer", held)
 
 
 def test_no_rule_of_the_transformer_is_in_vain():
-    network, table, held = FULL_SIZE["dev"]
-    for rule in table:
-        others = tuple(other for other in table if other is not rule)
+    held = released("diffusers-dev")
+    for rule in tables.DIFFUSERS_MMDIT:
+        others = tuple(other for other in tables.DIFFUSERS_MMDIT if other is not rule)
         with pytest.raises(LookupError, match="has no rule for"):
-            layouts.plan(others, parameters(network), held, "the file")
+            layouts.plan(others, parameters(MMDiT(dev())), held, "the file")
 
 
 def test_rows_of_a_fused_matrix_are_q_then_k_then_v():

@@ -44,7 +44,7 @@ def test_generate_image_draws_what_a_session_draws(pipe):
 def test_the_log_has_the_keys_that_diffusionkit_users_read(pipe):
     _, log = pipe.generate_image(PROMPT, num_steps=3)
     phases = ("text_encoding", "denoising", "decoding")
-    assert set(log) == {*phases, "peak_memory", "total_time", "seed", "width", "height"}
+    assert set(log) == {*phases, "peak_memory", "total_time", "seed", "width", "height", "recipe"}
     for phase in phases:
         assert set(log[phase]["pre"]) == set(log[phase]["post"]) == {"peak_memory", "active_memory"}
         assert log[phase]["time"] >= 0

@@ -7,6 +7,8 @@ that FLUXNB_TOKENIZERS names, or in shared/ beside the repository (tokenizer_1 i
 import json
 import os
 import random
+import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -226,10 +228,71 @@ def test_a_broken_folder_is_one_sentence(tmp_path, file, content, words):
     assert "\n" not in str(caught.value)
 
 
-def test_a_sentencepiece_file_alone_says_how_to_convert_it(tmp_path):
-    tiny.write_t5_tokenizer(tmp_path / "t5")
-    (tmp_path / "t5" / "tokenizer.json").rename(tmp_path / "t5" / "spiece.model")
-    with pytest.raises(CheckpointError, match=r"spiece\.model but no tokenizer\.json.*save_pretrained"):
+def message(*fields):
+    """Writes fields of Protocol Buffers: a number and bytes, a float or a whole number below 128 each."""
+    written = b""
+    for number, value in fields:
+        if isinstance(value, float):
+            written += bytes([number << 3 | 5]) + struct.pack("<f", value)
+        elif isinstance(value, int):
+            written += bytes([number << 3, value])
+        else:
+            size = len(value)
+            written += bytes([number << 3 | 2, size & 127 | 128, size >> 7]) + value
+    return written
+
+
+def write_sentencepiece(folder, kind=1, unknown=2):
+    """Writes the tiny tokenizer as spiece.model instead of tokenizer.json."""
+    tiny.write_t5_tokenizer(folder)
+    vocab = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
+    (folder / "tokenizer.json").unlink()
+    special = {0: 3, 1: 3, 2: unknown}
+    pieces = [
+        (1, message((1, text.encode()), (2, score), *([(3, special[i])] if i in special else [])))
+        for i, (text, score) in enumerate(vocab)
+    ]
+    return message(*pieces, (2, message((3, kind))), (3, message((1, b"identity"))))
+
+
+def test_spiece_model_gives_the_ids_that_tokenizer_json_gives(folders, tmp_path):
+    written = write_sentencepiece(tmp_path / "t5")
+    (tmp_path / "t5" / "spiece.model").write_bytes(written)
+    ours, expected = T5Tokenizer(tmp_path / "t5"), T5Tokenizer(folders["tiny"][1])
+    for text in (*PROMPTS, *strange_prompts()):
+        assert ours.encode(text) == expected.encode(text)
+        assert ours.words(text) == expected.words(text)
+    assert (ours.size, ours.end_id, ours.pad_id) == (expected.size, expected.end_id, expected.pad_id)
+
+
+@pytest.mark.skipif(not (REAL / "tokenizer_2" / "spiece.model").exists(), reason="needs the real tokenizer")
+def test_the_real_spiece_model_gives_the_real_ids(tmp_path):
+    for name in ("spiece.model", "tokenizer_config.json"):
+        shutil.copy(REAL / "tokenizer_2" / name, tmp_path / name)
+    ours, expected = T5Tokenizer(tmp_path), T5Tokenizer(REAL / "tokenizer_2")
+    for text in (*PROMPTS, *strange_prompts(), "<extra_id_0> of <extra_id_99>"):
+        assert ours.encode(text) == expected.encode(text)
+    assert ours.size == expected.size == 32100
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda data: data[:-3], "it is cut off"),
+        (lambda data: b"version https://git-lfs", "it is no model of SentencePiece"),
+        (lambda data: b"", "it has no piece for what is unknown"),
+    ],
+)
+def test_a_broken_spiece_model_is_one_sentence(tmp_path, change, words):
+    data = change(write_sentencepiece(tmp_path / "t5"))
+    (tmp_path / "t5" / "spiece.model").write_bytes(data)
+    with pytest.raises(CheckpointError, match=rf"spiece\.model is no model of SentencePiece \({words}"):
+        T5Tokenizer(tmp_path / "t5")
+
+
+def test_a_sentencepiece_model_of_another_kind_is_refused(tmp_path):
+    (tmp_path / "t5" / "spiece.model").write_bytes(write_sentencepiece(tmp_path / "t5", kind=2))
+    with pytest.raises(CheckpointError, match="its pieces have no scores"):
         T5Tokenizer(tmp_path / "t5")
 
 

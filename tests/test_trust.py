@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import stubs
 
 from fluxnb import trust
 
@@ -101,3 +102,21 @@ def test_nothing_is_read_before_it_is_asked_for():
     )
     program += "; assert t._read.cache_info().misses == 1"
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_maps_of_words_carry_the_figure_of_their_kind():
+    run = stubs.session().start("a cat and a sunflower", num_steps=2).finish()
+    for direction in METHODS:
+        made = run.attention(1, "cat", "double", direction=direction)
+        assert made.trust == trust.lookup(direction, "double", run.sigmas[1])
+    assert run.attention(1, "cat", "all").trust.blocks == "all"
+    assert run.attention(1, "cat", 0).trust is None  # no counterpart in the demo model
+    assert run.attention(1, "cat", "double", heads=0).trust is None
+    assert run.attention(1, "PAD", "double").trust is None
+    assert run.attention(1, (0, 1), "double").trust is None
+
+
+def test_concept_maps_carry_the_figure_of_one_step():
+    run = stubs.session().start("a cat", num_steps=2).finish()
+    assert run.concepts(["cat", "sky"], 0).trust == trust.lookup("concepts", "later", 1.0)
+    assert run.concepts(["cat", "sky"], "all").trust is None

@@ -8,7 +8,10 @@
     configs.py   the config.json of each component -> the frozen configs of fluxnb.model
     parts.py     where the parts of a model lie on this disk, whatever their layout
     kinds.py     which component in which layout some tensors are, told from their names
-    layouts.py   one table of rules per layout: names in files -> names of parameters
+    layouts.py   what a rule is: names in files -> name of a parameter
+    tables.py    one table of rules per layout
+    sizes.py     shapes of parameters -> the frozen configs, where there is no config.json
+    components.py  all of this for one part: config, table, tensors
     files.py     safetensors files of a component -> lazy arrays, or one sentence on what is wrong with them
     footprint.py what a model takes on the disk and in memory
     taesd.py     a tiny autoencoder for a quick look

@@ -52,6 +52,11 @@ class Entry:
     commit: str | None = None
 
     @property
+    def is_own(self) -> bool:
+        """Whether it is the user's own: its name is a path."""
+        return not self.places and not self.name.startswith(OWN)
+
+    @property
     def repos(self) -> tuple[str, ...]:
         """Repositories that it is downloaded from, its own first."""
         return tuple(dict.fromkeys(place.repo for place in self.places))

@@ -88,13 +88,13 @@ def identify(name: str, tensors: Tensors, config: Any = None) -> Component:
     if config is None:
         sources = quantised.gather(Tensors(dict(tensors.arrays), tensors.files, tensors.origin))
         arrays = {name: quantised.dense(source) for name, source in sources.items()}  # never evaluated
-        config = READERS[kind.component][1](Shapes(layouts.outline(table, arrays), tensors.origin))
+        config = READERS[kind.component][1](Shapes(layouts.Outline(table, arrays), tensors.origin))
     if isinstance(config, MMDiTConfig):
         _check_variant(config, tensors.origin)
     if kind.layout == "diffusionkit" and tables.lacks_key_biases(tensors.arrays):
         warnings.warn(
-            f"{tensors.origin} lacks the bias of every key (k_proj.bias), which FLUX.1 has; they are taken as "
-            "zero, so pictures differ from those of the whole model",
+            f"{tensors.origin} lacks the bias of every key (k_proj.bias), which FLUX.1 has; they are taken "
+            "as zero, so pictures differ from those of the whole model",
             FluxnbWarning,
             stacklevel=2,
         )
@@ -112,9 +112,7 @@ def _kind(name: str, tensors: Tensors) -> Kind:
     shapes = {tensor: array.shape for tensor, array in tensors.arrays.items()}
     found = {kind.component: kind for kind in kinds.tell(shapes)}
     if name not in found:
-        held = (
-            kinds.other(shapes) or ", ".join(found) or f"nothing known, but {layouts.listed(sorted(shapes))}"
-        )
+        held = kinds.describe(shapes)
         raise CheckpointError(f"{tensors.origin} holds {held}, expected the {name} of a FLUX.1; take that")
     return found[name]
 
@@ -153,6 +151,6 @@ def _check_variant(config: MMDiTConfig, origin: Path) -> None:
     times, rest = divmod(config.in_channels, config.out_channels)
     if rest == 0 and times in VARIANTS:
         raise CheckpointError(
-            f"{origin} is a {VARIANTS[times]}: its image tokens have {config.in_channels} numbers, those of "
-            f"FLUX.1-schnell and FLUX.1-dev {config.out_channels}; take one of these, the others cannot be run"
+            f"{origin} is {VARIANTS[times]}: its image tokens have {config.in_channels} numbers, those of "
+            f"FLUX.1-schnell and FLUX.1-dev {config.out_channels}; take one of these two"
         )

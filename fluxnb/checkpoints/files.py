@@ -14,6 +14,7 @@ import mlx.core as mx
 from fluxnb.errors import CheckpointError
 
 FLOATS = ("F32", "F16", "BF16")  # as safetensors names them
+SAFETENSORS = (".safetensors", ".sft")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 STEMS = ("diffusion_pytorch_model", "model")  # of the weights that diffusers and transformers read of several
 
@@ -66,8 +67,8 @@ def read_tensors(path: Path) -> Tensors:
             shards numbered from 0 as mflux saves them.
 
     Raises:
-        CheckpointError: no such file, several, a pickle, a Git LFS pointer, a file cut off, an index that does
-            not fit its shards, a tensor in a format that is not read.
+        CheckpointError: no such file, several, a pickle, a Git LFS pointer, a file cut off, an index that
+            does not fit its shards, a tensor in a format that is not read.
     """
     if not path.is_dir():
         return _whole(path)
@@ -85,8 +86,8 @@ def read_tensors(path: Path) -> Tensors:
         return _whole(files[0])
     if files:
         raise CheckpointError(
-            f"{path} holds {files[0].name}, {files[1].name} and no index of them; download the folder again if "
-            "they are parts of one model, or leave the one file that you mean"
+            f"{path} holds {files[0].name} and {files[1].name}, and no index of them; if they are parts of "
+            "one model, download the folder again, else leave the one file that you mean"
         )
     pickles = sorted(file.name for file in path.iterdir() if file.suffix in PICKLES)
     if pickles:
@@ -148,7 +149,7 @@ def _open(path: Path) -> dict[str, mx.array]:
     """Checks a safetensors file by its head and its size, and opens it."""
     _check_formats(path, read_head(path))
     try:
-        return mx.load(str(path))
+        return mx.load(str(path), format="safetensors")
     except (RuntimeError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be opened ({error}); download it again") from error
 
@@ -205,5 +206,6 @@ def _check_formats(path: Path, slots: dict[str, Slot]) -> None:
     if dtype.startswith("F8"):
         remedy = "take the file in bf16 or fp16, and quantize=8 for as little memory"
     raise CheckpointError(
-        f"{path} holds {name} as {dtype} ({len(strange)} such tensors), expected {', '.join(FLOATS)}; {remedy}"
+        f"{path} holds {name} as {dtype} ({len(strange)} such tensors), expected {', '.join(FLOATS)}; "
+        f"{remedy}"
     )

@@ -1,7 +1,7 @@
-"""What a file of tensors holds, told from its tensor names and shapes; knows nothing of paths, tables or configs.
+"""What a file of tensors holds, told from their names and shapes; knows nothing of paths, tables or configs.
 
-A component is told in each layout by tensors that no other one has. Where one file holds several components, as
-ComfyUI's checkpoints do, a prefix stands before the names of each.
+A component is told in each layout by tensors that no other one has. Where one file holds several components,
+as ComfyUI's checkpoints do, a prefix stands before the names of each.
 """
 
 import re
@@ -55,8 +55,8 @@ class Kind:
 
     Attributes:
         component: one of `WEIGHTS`.
-        layout: whose names they have: "diffusers", "transformers", "bfl", "diffusionkit", "mflux", "mlx-examples",
-            or "native", as fluxnb saves.
+        layout: whose names they have: "diffusers", "transformers", "bfl" for black-forest-labs,
+            "diffusionkit", "mflux", "mlx-examples", or "native", as fluxnb saves an autoencoder.
         prefix: stands before every name of the component, often nothing.
     """
 
@@ -71,7 +71,7 @@ def tell(shapes: Mapping[str, tuple[int, ...]]) -> tuple[Kind, ...]:
     Args:
         shapes: name -> shape, of all tensors of a file or of a component's files.
     """
-    if other(shapes):
+    if _other(shapes):
         return ()
     found = {}
     for component, layout, mark in MARKS:
@@ -81,7 +81,13 @@ def tell(shapes: Mapping[str, tuple[int, ...]]) -> tuple[Kind, ...]:
     return tuple(found.values())
 
 
-def other(names: Iterable[str]) -> str | None:
+def describe(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """Says in words what tensors are."""
+    parts = " and ".join(kind.component for kind in tell(shapes))
+    return _other(shapes) or parts or f"nothing known ({min(shapes, default='no tensors')}, ...)"
+
+
+def _other(names: Iterable[str]) -> str | None:
     """Says what tensors are that are known and no part of FLUX.1, None if they are none such."""
     return next((what for mark, what in OTHERS if _begins(mark, names)), None)
 

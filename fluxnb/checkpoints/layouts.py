@@ -144,21 +144,36 @@ def shape(part: Part, arrays: Mapping[str, mx.array]) -> tuple[int, ...] | None:
         return None
 
 
-def outline(table: Table, arrays: Mapping[str, mx.array]) -> Callable[[str], tuple[int, ...] | None]:
-    """Gives a function from the name of a parameter to the shape that it would have, None if it is not there."""
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """What parameters tensors could become, whatever the network.
 
-    def shape_of(target: str) -> tuple[int, ...] | None:
-        try:
-            rule, stars = _rule(table, target)
-        except LookupError:  # one level or layer more than the layout has
-            return None
-        for names in (rule.sources, rule.also):
-            sources = tuple(_fill(source, stars) for source in names)
-            if sources and arrays.keys() >= set(sources):
-                return shape(Part(target, sources, (), rule.transform), arrays)
+    Attributes:
+        table: rules of the layout.
+        arrays: name -> tensor, of which only the shape is looked at.
+    """
+
+    table: Table
+    arrays: Mapping[str, mx.array]
+
+    def shape(self, target: str) -> tuple[int, ...] | None:
+        """Tells the shape that a parameter would have, None if what it is made of is not there."""
+        for part in self._parts(target):
+            if self.arrays.keys() >= set(part.sources):
+                return shape(part, self.arrays)
         return None
 
-    return shape_of
+    def sources(self, target: str) -> str:
+        """Names the tensors that a parameter is made of, for a message."""
+        return " + ".join(next((part.sources for part in self._parts(target)), (target,)))
+
+    def _parts(self, target: str) -> list[Part]:
+        try:
+            rule, stars = _rule(self.table, target)
+        except LookupError:  # one level or layer more than the layout has
+            return []
+        named = [tuple(_fill(source, stars) for source in names) for names in (rule.sources, rule.also)]
+        return [Part(target, names, (), rule.transform) for names in named if names]
 
 
 def listed(names: Collection[str]) -> str:

@@ -1,6 +1,6 @@
 """Where the parts of a model lie on this disk, whatever their layout; reads heads of files, never weights.
 
-A part is a folder of its own (diffusers, mflux, DiffusionKit's text encoders, our own saves) or one safetensors
+A part is a folder of its own (diffusers, mflux, DiffusionKit's text encoders, our own saves) or a safetensors
 file that is told by its tensor names (black-forest-labs, ComfyUI, DiffusionKit). Knows nothing of tables,
 configs or the hub.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fluxnb.checkpoints import kinds
-from fluxnb.checkpoints.files import PICKLES, read_head
+from fluxnb.checkpoints.files import PICKLES, SAFETENSORS, read_head
 from fluxnb.errors import CheckpointError
 
 FOLDERS = {
@@ -27,6 +27,15 @@ FOLDERS = {
 
 COMFYUI = ("diffusion_models", "unet", "checkpoints"), ("vae", "text_encoders", "clip")
 """ComfyUI's folders of models: where it looks for transformers, and for the other parts beside these."""
+
+
+USUAL = {
+    "transformer": (),
+    "vae": ("ae",),
+    "text_encoder": ("clip_l",),
+    "text_encoder_2": ("t5xxl_fp16", "t5xxl"),
+}
+"""What files are called on the hub, without suffix: of several that can be a part, one so called is it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +61,14 @@ class Parts:
 def find(path: Path) -> Parts:
     """Finds the parts of a model.
 
-    Folders of parts come first; a weight that has none may be a file beside them, told by its tensors. For a
-    file, the parts that it does not hold are sought beside it.
+    Folders of parts come first; weights that have none may be a file beside them, told by its tensors and, of
+    several, by its name. For a file, the parts that it does not hold are sought beside it.
 
     Args:
         path: a folder or a safetensors file.
 
     Raises:
-        CheckpointError: there is nothing, a pickle, no part of a FLUX.1, several files that could be one part.
+        CheckpointError: there is nothing, a pickle, no part of a FLUX.1, several files that can be one part.
     """
     if not path.exists():
         raise CheckpointError(f"there is no {path}; give the folder or the safetensors file of a FLUX.1")
@@ -77,19 +86,23 @@ def _beside(folder: Path, parts: Parts) -> Parts:
     lacking = [name for name in kinds.WEIGHTS if getattr(parts, name) is None]
     if not lacking:
         return parts
-    candidates: dict[str, list[Path]] = {name: [] for name in lacking}
-    for file in _files(folder):
-        for kind in kinds.tell(_shapes(file)):
-            if kind.component in candidates:
-                candidates[kind.component].append(file)
-    for name, files in candidates.items():
-        if len(files) > 1:
+    heads = {file: _shapes(file) for file in _files(folder)}
+    held = {file: {kind.component for kind in kinds.tell(shapes)} for file, shapes in heads.items()}
+    for name in lacking:
+        files = [file for file in heads if name in held[file]]
+        usual = [file for stem in USUAL[name] for file in files if file.stem == stem]
+        if len(files) > 1 and not usual:
             raise CheckpointError(
                 f"{folder}: {files[0].name} and {files[1].name} can both be the {name}; "
                 + ("give the one that you mean" if name == "transformer" else "move all but one elsewhere")
             )
         if files:
-            parts = replace(parts, **{name: files[0]})
+            parts = replace(parts, **{name: (usual or files)[0]})
+    if parts.transformer is None:
+        strangers = [file for file in heads if not held[file]]
+        pickles = sorted(file for file in folder.iterdir() if file.suffix in PICKLES)
+        for file in strangers + pickles:  # what may have been taken for one
+            raise _pickle(file) if file in pickles else _stranger(file, heads[file])
     return parts
 
 
@@ -98,29 +111,37 @@ def _files(folder: Path) -> list[Path]:
     transformers, others = COMFYUI
     folders = [folder]
     if folder.name in transformers:
-        folders += [folder.parent / other for other in others]
-    return sorted(file for one in folders for file in one.glob("*.safetensors") if file.is_file())
+        folders += [folder.parent / other for other in others if (folder.parent / other).is_dir()]
+    return sorted(file for one in folders for file in one.iterdir() if file.suffix in SAFETENSORS)
 
 
 def _held(file: Path) -> tuple[str, ...]:
     """Names the parts that a file holds, at least one."""
     if file.suffix in PICKLES:
-        raise CheckpointError(
-            f"{file} is a pickle, which can run any code, and is not opened; take the safetensors file of the "
-            "same model"
-        )
-    if file.suffix != ".safetensors":
+        raise _pickle(file)
+    if file.suffix not in SAFETENSORS:
         raise CheckpointError(
             f"{file} is no safetensors file; give one, or the folder of a FLUX.1 in the layout of diffusers"
         )
     shapes = _shapes(file)
     held = tuple(kind.component for kind in kinds.tell(shapes))
     if not held:
-        what = (
-            kinds.other(shapes) or f"nothing that is known (its first tensor is {min(shapes, default=None)})"
-        )
-        raise CheckpointError(f"{file} holds {what}; give the transformer of a FLUX.1-schnell or FLUX.1-dev")
+        raise _stranger(file, shapes)
     return held
+
+
+def _stranger(file: Path, shapes: dict[str, tuple[int, ...]]) -> CheckpointError:
+    """Says that a file holds no part of a FLUX.1."""
+    what = kinds.describe(shapes)
+    return CheckpointError(f"{file} holds {what}; give a FLUX.1-schnell or FLUX.1-dev")
+
+
+def _pickle(file: Path) -> CheckpointError:
+    """Says why a pickle is left alone."""
+    return CheckpointError(
+        f"{file} is a pickle, which can run any code, and is not opened; take the safetensors file of the "
+        "same model"
+    )
 
 
 def _shapes(file: Path) -> dict[str, tuple[int, ...]]:

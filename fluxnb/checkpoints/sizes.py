@@ -1,17 +1,18 @@
-"""Configs of the networks told from the shapes of their parameters, for files that come without a config.json.
+"""Configs of the networks told from shapes of their parameters, for files that come without a config.json.
 
-What no shape tells is taken as FLUX.1 has it: RoPE turns 1/8 of a head by the first id and 7/16 by each of the
-others (16, 56 and 56 of 128 numbers), theta 10000; CLIP's heads are 64 wide and its end token is the last of its
-vocabulary; T5's farthest distance is 128; the autoencoder's norms have 32 groups, its latents scale 0.3611 and
-shift 0.1159. A file of another model with the very shapes of FLUX.1 cannot be told from it.
-Knows nothing of files or layouts: a shape is asked for by the name of our parameter.
+What no shape tells is taken as FLUX.1 has it: RoPE turns 1/8 of a head by the first id and 7/16 by each of
+the others (16, 56 and 56 of 128 numbers), theta 10000; CLIP's heads are 64 wide and its end token is the last
+of its vocabulary; T5's farthest distance is 128; the autoencoder's norms have 32 groups, its latents scale
+0.3611 and shift 0.1159. A model that has the very shapes of FLUX.1 and other such numbers (the autoencoder of
+Stable Diffusion 3 is one) cannot be told from it. Knows nothing of files: a shape is asked for by the name of
+our parameter.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
+from fluxnb.checkpoints.layouts import Outline
 from fluxnb.errors import CheckpointError, InputError
 from fluxnb.model.config import CLIPConfig, MMDiTConfig, T5Config, VAEConfig
 
@@ -23,24 +24,24 @@ class Shapes:
     """Shapes of the parameters of a component.
 
     Attributes:
-        of: name -> shape, or None for a parameter that is not there.
+        outline: tells the shape of a parameter, and what it is made of.
         origin: what to call the files in an error.
     """
 
-    of: Callable[[str], tuple[int, ...] | None]
+    outline: Outline
     origin: object
 
     def matrix(self, name: str, axes: int = 2) -> tuple[int, ...]:
         """Gives a shape that has to be there and to have so many axes."""
-        shape = self.of(name)
+        shape = self.outline.shape(name)
         if shape is None or len(shape) != axes:
             found = "is missing" if shape is None else f"has the shape {shape}"
-            raise self.wrong(f"{name}, which tells sizes of the network, {found}")
+            raise self.wrong(f"{self.outline.sources(name)}, which tells sizes of the network, {found}")
         return shape
 
     def has(self, *names: str) -> bool:
         """Tells whether one of these parameters is there."""
-        return any(self.of(name) for name in names)
+        return any(self.outline.shape(name) for name in names)
 
     def many(self, *patterns: str) -> int:
         """Counts the layers that are there, of which each has one of these; `{}` stands for 0, 1, ..."""

@@ -28,8 +28,8 @@ def table(kind: Kind, names: Iterable[str]) -> Table:
 
     Args:
         kind: component and layout.
-        names: of the tensors, without the prefix of the kind: an autoencoder's depth is in them, and whether a
-            file of DiffusionKit has the biases of all its keys.
+        names: of the tensors, without the prefix of the kind: an autoencoder's depth is in them, and whether
+            a file of DiffusionKit has the biases of its keys.
     """
     match kind.component, kind.layout:
         case "transformer", "diffusionkit":
@@ -103,8 +103,8 @@ def diffusionkit_mmdit(names: Iterable[str]) -> Table:
     """Gives the table of the transformer as DiffusionKit's own modules name it, in its 4-bit file.
 
     There the matrices are apart that black-forest-labs fused. DiffusionKit's layers of the keys have no bias,
-    which FLUX.1's have, so that a file may lack them all: zeros then. The bias of `linear2` stands in `o_proj`;
-    `mlp.fc2` may have one, which DiffusionKit multiplies by zero before it draws.
+    which FLUX.1's have, so that a file may lack them all: zeros then. The bias of `linear2` stands in
+    `o_proj`; `mlp.fc2` may have one, which DiffusionKit multiplies by zero before it draws.
     """
     names = set(names)
     keyless = lacks_key_biases(names)
@@ -162,7 +162,7 @@ def diffusers_vae(levels: int) -> Table:
 
 
 def mflux_vae(levels: int) -> Table:
-    """Gives the table of mflux's autoencoder: diffusers' names but for the ends, kernels with channels last."""
+    """Gives the table of mflux's autoencoder: diffusers' names but at the ends, channels last in kernels."""
     return _vae(levels, same, {"conv_in": ".conv2d", "conv_out": ".conv2d", "norm_out": ".norm"})
 
 

@@ -8,6 +8,7 @@
     strips.py      the same in strips of rows, for large pictures
     taesd.py       latents <-> pixels, nearly, in a hundredth of the work
     tokenizers.py  text -> ids, ids -> words; needs no MLX
+    spiece.py      T5's vocabulary in SentencePiece's own file
 
 The letters in comments on shapes:
 

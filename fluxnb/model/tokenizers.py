@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import re
+import struct
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fluxnb.errors import CheckpointError, InputError
+from fluxnb.model import spiece
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -23,6 +25,9 @@ WORD = re.compile(r"\w+(?:['\u2019]\w+)*|[^\w\s]+")
 
 SPACE = "▁"
 """How T5's tokens spell a space; alone, it is a token of the word behind it."""
+
+EXTRA_IDS = 100
+"""Ids that every T5 has behind its pieces, if its config names no other number."""
 
 CLIP_PARTS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 """What CLIP looks at as one word (openai/CLIP `simple_tokenizer.py`)."""
@@ -119,7 +124,7 @@ class T5Tokenizer:
     """
 
     def __init__(self, folder: str | Path, longest: int | None = None):
-        """Reads tokenizer.json and tokenizer_config.json.
+        """Reads tokenizer.json, or else spiece.model, and tokenizer_config.json.
 
         Args:
             folder: the `tokenizer_2` of a checkpoint.
@@ -130,7 +135,7 @@ class T5Tokenizer:
         """
         folder = Path(folder)
         config = _config(folder)
-        self._tokenizer = _unigram(folder)
+        self._tokenizer = _unigram(folder, config)
         self.size = self._tokenizer.get_vocab_size()
         length = _length(config, folder)
         self.length = length if longest is None else min(length, longest)
@@ -256,17 +261,15 @@ def _pair(merge: str | list[str]) -> tuple[str, str]:
     return left, right
 
 
-def _unigram(folder: Path) -> Tokenizer:
-    """Reads T5's tokenizer.json; what comes before the vocabulary is as transformers 5 has it for any T5."""
+def _unigram(folder: Path, config: dict) -> Tokenizer:
+    """Reads T5's vocabulary; what comes before it is as transformers 5 has it for any T5."""
     from tokenizers import Tokenizer
 
-    path = folder / "tokenizer.json"
-    if not path.exists() and (folder / "spiece.model").exists():
-        raise CheckpointError(
-            f"{folder} holds spiece.model but no tokenizer.json; write one with "
-            "transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
-        )
-    parts = _json(path)
+    path, original = folder / "tokenizer.json", folder / "spiece.model"
+    if path.exists() or not original.exists():
+        parts = _json(path)
+    else:
+        path, parts = original, _from_sentencepiece(original, config)
     try:
         steps = parts["normalizer"].get("normalizers", [parts["normalizer"]]) if parts["normalizer"] else []
         maps = [step for step in steps if step["type"] == "Precompiled"]
@@ -280,6 +283,15 @@ def _unigram(folder: Path) -> Tokenizer:
         return Tokenizer.from_str(json.dumps(parts))
     except Exception as error:  # the library raises nothing narrower
         raise CheckpointError(f"{path} is no tokenizer ({error!r}); download it again") from error
+
+
+def _from_sentencepiece(path: Path, config: dict) -> dict:
+    """Reads spiece.model, which is all that transformers saved of a T5 tokenizer before version 5."""
+    extra_ids = config.get("extra_ids", EXTRA_IDS)
+    try:
+        return spiece.tokenizer_json(path.read_bytes(), int(extra_ids))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, struct.error) as error:
+        raise CheckpointError(f"{path} is no model of SentencePiece ({error}); download it again") from error
 
 
 def _config(folder: Path) -> dict:

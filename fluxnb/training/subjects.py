@@ -11,7 +11,7 @@ from functools import cache
 import mlx.core as mx
 import numpy as np
 
-from fluxnb import concepts
+from fluxnb import concepts, source
 from fluxnb.pipeline import FluxPipeline
 from fluxnb.texts import TextEmbedding
 from fluxnb.training import scenes, scoring
@@ -46,7 +46,7 @@ class Subject:
 def subjects(pipeline: FluxPipeline, count: int) -> Iterator[Subject]:
     """The first `count` scenes of `SEED`, of which about a third have two objects."""
     rng = random.Random(SEED)
-    vae = pipeline.networks.vae
+    size = (scenes.SIZE // scenes.CELL, scenes.SIZE // scenes.CELL)
 
     @cache
     def encode(word: str) -> mx.array:
@@ -55,7 +55,6 @@ def subjects(pipeline: FluxPipeline, count: int) -> Iterator[Subject]:
     for number in range(count):
         scene = scenes.make_scene(rng)
         picture, masks = scenes.render(scene)
-        z = vae.encode(mx.array(picture[None].astype(np.float32) / 127.5 - 1))
         names = [sprite.name for sprite in scene.sprites]
         absent = rng.choice([name for name in scenes.OBJECTS if name not in names])
         replaced = re.sub(
@@ -65,7 +64,7 @@ def subjects(pipeline: FluxPipeline, count: int) -> Iterator[Subject]:
         )
         yield Subject(
             number,
-            (z - vae.config.shift_factor) * vae.config.scale_factor,
+            pipeline.encode(source.read(picture), size),
             pipeline.encode_text(scene.caption),
             {name: scoring.token_shares(mask) for name, mask in masks.items()},
             pipeline.encode_text(replaced),
