@@ -23,6 +23,9 @@ GREYS = {
 }
 """Colour and hatch of the groups that are no words; words have the colours."""
 
+CONTROLS = {"other_word": "--", "untrained": ":", "noise": "-."}
+"""Figures of `Trust` that must be low, and their dashes."""
+
 TOLD = {
     "step": lambda one: f"step {one.step}",
     "direction": lambda one: one.direction.replace("_", " "),
@@ -61,7 +64,10 @@ def maps(
     top = max(weights.max() for _, weights, _ in drawn)
     pictures = {step: run.image(step, kind) for step in {step for _, _, step in drawn}}
     rows, columns = row_of(len(drawn))
-    figure, grid = panels(rows, columns, (PANEL + 0.2, PANEL + 0.2))
+    bar = 0.9  # inches, for a scale with its numbers
+    figure, grid = panels(rows, columns, (PANEL + 0.1 + (0 if same_scale else bar / 2), PANEL + 0.2))
+    if same_scale:
+        figure.set_figwidth(figure.get_figwidth() + bar)
     for axes in grid.flat[len(drawn) :]:
         axes.set_axis_off()
     for axes, (title, weights, step) in zip(grid.flat, drawn, strict=False):
@@ -186,6 +192,8 @@ def trust(
         axes.set(title=NAMES[method], xlabel="noise level sigma", ylim=(0, 1))
     grid[0, 0].set_ylabel("average precision")
     handles, labels = grid[0, 0].get_legend_handles_labels()
+    lines = len(handles) - len(CONTROLS)  # matplotlib puts lines with intervals last
+    handles, labels = (some[-lines:] + some[:-lines] for some in (handles, labels))
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize="small")
     figure.suptitle(f"measured on {results[0].model}, {results[0].scenes} scenes", fontsize="medium")
     return figure
@@ -203,6 +211,6 @@ def _line(axes, line: list[Trust], label: str, colour: str, marker: str) -> None
 def _controls(axes, mine: list[Trust]) -> None:
     """Draws what must fail: the highest of each control over the blocks."""
     sigmas = sorted({one.sigma for one in mine})
-    for name, dashes in (("other_word", "--"), ("untrained", ":"), ("noise", "-.")):
+    for name, dashes in CONTROLS.items():
         highest = [max(getattr(one, name) for one in mine if one.sigma == sigma) for sigma in sigmas]
         axes.plot(sigmas, highest, color="grey", linestyle=dashes, label=name.replace("_", " "))
