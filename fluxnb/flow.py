@@ -19,6 +19,7 @@ import mlx.core as mx
 import numpy as np
 
 from fluxnb import checks
+from fluxnb.brief import Brief
 from fluxnb.errors import InputError
 
 SEEDS = (-(2**63), 2**64 - 1)
@@ -28,8 +29,8 @@ MAX_STEPS = 1000
 """Most steps of a run: each keeps its record, and no model gains from more."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Step:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Step(Brief):
     """One Euler step as it happened; what else there is to know of it is derived by the functions below.
 
     Args:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fluxnb import checks
+from fluxnb.brief import Brief
 from fluxnb.trust import Trust
 
 
@@ -33,8 +34,8 @@ class Mass:
     image: float
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class AttentionMap:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class AttentionMap(Brief):
     """What a word, a patch or a group of tokens has to do with each place of the picture, in one step.
 
     Args:
@@ -88,8 +89,8 @@ class AttentionMap:
         return f"share of the attention of an image token that goes to {self.word!r}"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Ledger:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Ledger(Brief):
     """Where the attention of each group of tokens went: per step, block and head.
 
     Args:
@@ -134,8 +135,8 @@ class Ledger:
         return np.nanmean(self.shares[:, :, :, query], axis=others)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ConceptMaps:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class ConceptMaps(Brief):
     """Where concepts are in a picture, after ConceptAttention (arXiv 2502.04320).
 
     Args:

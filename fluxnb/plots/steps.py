@@ -30,7 +30,7 @@ def schedule(runs: Run | Iterable[Run], marked: Iterable[int] = ()) -> Figure:
     runs = [runs] if isinstance(runs, Run) else list(runs)
     if not runs:
         raise InputError("no runs to draw; give at least one")
-    figure, grid = panels(1, 1, (5, 3))
+    figure, grid = panels(1, 1, (6.2, 3))
     axes = grid[0, 0]
     for run, (colour, marker, _) in zip(runs, styles(), strict=False):
         shift = "own sigmas" if run.shift is None else f"shift {run.shift:.3g}"
@@ -51,7 +51,7 @@ def schedule(runs: Run | Iterable[Run], marked: Iterable[int] = ()) -> Figure:
         )
     axes.set(xlabel="step", ylabel="noise level sigma", ylim=(0, 1.08))
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.legend(frameon=False)
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     return figure
 
 
