@@ -1,6 +1,6 @@
 """Draws the README's figure by running the README: `python tests/readme_figure.py`.
 
-Its snippets make a run and a fork; the figure that they draw last, the tree, goes to examples/images/tree.png.
+Its snippets make a run and a fork; the last figure that they draw, the tree, goes to examples/images.
 """
 
 import os
@@ -22,6 +22,6 @@ if __name__ == "__main__":
         os.chdir(folder)  # the snippets save a run
         for snippet in blocks("python")[1:3]:
             exec(snippet, names)
-    picture = render(plots.tree(names["run"])).quantize(256)
+    picture = render(plots.tree(names["run"]))
     picture.save(TARGET, optimize=True)
     print(f"{TARGET}: {picture.width} x {picture.height}, {TARGET.stat().st_size / 1000:.0f} kB")
