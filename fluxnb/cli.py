@@ -1,7 +1,7 @@
 """The `fluxnb` command: its parser, and what becomes of an error. The commands are in `fluxnb.commands`.
 
-An error is one sentence on stderr and exit code 2, and so is a warning, which goes on; Ctrl-C ends with 130,
-as shells have it.
+An error is one sentence on stderr and exit code 2, a warning is the sentence alone; Ctrl-C ends with 130, as
+shells have it.
 """
 
 import argparse

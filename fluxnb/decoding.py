@@ -43,7 +43,7 @@ class Decoding:
             CheckpointError: if it cannot be read, or is for latents of another model.
             DownloadError: if it cannot be brought from the hub.
         """
-        self.preview = taesd.load(source, self.networks.vae.config.latent_channels)
+        self.preview = taesd.load(source, self.networks.configs.vae.latent_channels)
 
     def check_decoder(self, decoder: str) -> str:
         """Returns the name of a decoder if it is there.
@@ -83,7 +83,7 @@ class Decoding:
 
     def pixels(self, raw: mx.array) -> mx.array:
         """Decodes raw latents (B, H, W, C) by the autoencoder: (B, 8 H, 8 W, 3), about -1..1."""
-        vae = self.networks.vae
+        vae, raw = self.networks.vae, raw.astype(self.networks.dtype)
         return strips.decode(vae, raw) if _is_large(raw) else vae.decode(raw)
 
     def encode(self, source: Source, latent_size: tuple[int, int], seed: int | None = None) -> mx.array:
@@ -104,7 +104,7 @@ class Decoding:
 
     def raw(self, latents: mx.array) -> mx.array:
         """Returns latents as the autoencoder takes them."""
-        config = self.networks.vae.config
+        config = self.networks.configs.vae
         return latents / config.scale_factor + config.shift_factor
 
 

@@ -77,7 +77,7 @@ class DiffusionKitCalls:
 
     def decode_latents_to_image(self, x_t: mx.array) -> mx.array:
         """Decodes raw latents (B, H, W, C) to pixels in 0..1, (B, 8 H, 8 W, 3), evaluated."""
-        pixels = mx.clip(self.pixels(x_t) / 2 + 0.5, 0, 1)
+        pixels = mx.clip(self.pixels(x_t).astype(mx.float32) / 2 + 0.5, 0, 1)
         mx.eval(pixels)
         return pixels
 
@@ -105,6 +105,5 @@ class DiffusionKitCalls:
         return latents
 
     def ensure_models_are_loaded(self) -> None:
-        """Reads what is not in memory yet, so that the first picture takes no longer than the next."""
-        nets = self.networks
-        mx.eval([network.parameters() for network in (nets.mmdit, nets.vae, nets.clip, nets.t5)])
+        """Reads what is not in memory yet: in low memory mode the text encoders, which are needed first."""
+        mx.eval(self.networks.clip.parameters(), self.networks.t5.parameters())

@@ -14,7 +14,7 @@ import mlx.core as mx
 from PIL import Image
 from tqdm.auto import tqdm
 
-from fluxnb import flow
+from fluxnb import flow, memory
 from fluxnb.recipe import write_down
 from fluxnb.texts import TextEmbedding, warn_of_texts
 
@@ -29,6 +29,7 @@ def draw(
 ) -> tuple[Image.Image, dict]:
     """Draws a picture, see `FluxPipeline.draw`; called by what the user called, whose line warnings name."""
     recipe = write_down(pipeline.entry, pipeline.arguments or {}, settings)
+    memory.check(pipeline.networks, settings.latent_size)
     start, log = time.perf_counter(), {"seed": settings.seed, "recipe": recipe}
     with _logged(log, "text_encoding"):
         text = pipeline.encode_text(settings.prompt)

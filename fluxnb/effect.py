@@ -74,7 +74,7 @@ def measure(
         InputError: if the intervention speaks of what does not exist, or is not meant for that step.
     """
     pipeline, record = run.session.pipeline, run.steps[step]
-    expect(intervention).check(run.words, pipeline.networks.mmdit.config, run.num_steps)
+    expect(intervention).check(run.words, pipeline.networks.configs.mmdit, run.num_steps)
     if not intervention.acts_on(step):
         raise InputError(
             f"{intervention} is not meant for step {step}; give another step, or other steps=(a, b)"

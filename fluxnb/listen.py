@@ -104,9 +104,8 @@ class Reader:
 
     def result(self) -> np.ndarray:
         """Evaluates and returns what was read, float32: (...) if the mean, else (blocks, ...)."""
-        if not self._is_mean:
-            return np.array(mx.concatenate(self._heard))
-        return np.array(self._heard[0][0]) / np.float32(len(self.blocks))
+        heard = np.concatenate([np.array(part) for part in self._heard])
+        return heard[0] / np.float32(len(self.blocks)) if self._is_mean else heard
 
 
 class Listener:
@@ -166,14 +165,14 @@ def _hear_mixing(q: mx.array, k: mx.array, v: mx.array, readers: list[Reader]):
     if not of_columns:
         return None, [], readers
     groups = mx.concatenate([reader.groups for reader in of_columns], axis=1)
-    wide = mx.concatenate(
-        [v, mx.broadcast_to(groups, (*v.shape[:2], *groups.shape)).astype(v.dtype)], axis=-1
-    )
+    groups = mx.broadcast_to(groups, (*v.shape[:2], *groups.shape))
+    q, k = q.astype(mx.float32), k.astype(mx.float32)  # shares are float32 whatever the network computes in
+    wide = mx.concatenate([v.astype(mx.float32), groups], axis=-1)
     wide = backend.attention(q, k, wide, q.shape[-1] ** -0.5)  # (B, H, L, D + G)
     ends = np.cumsum([v.shape[-1], *(reader.groups.shape[1] for reader in of_columns)])
     mixed, *shares, _ = mx.split(wide, ends.tolist(), axis=-1)
     heard = [reader.take(part) for reader, part in zip(of_columns, shares, strict=True)]
-    return mixed, heard, [reader for reader in readers if reader.groups is None]
+    return mixed.astype(v.dtype), heard, [reader for reader in readers if reader.groups is None]
 
 
 class Enough(Exception):

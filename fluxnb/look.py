@@ -39,7 +39,7 @@ def attention(
     Raises:
         InputError: if there is no such step, or nothing of that name in it; it says what there is.
     """
-    config = run.session.pipeline.networks.mmdit.config
+    config = run.session.pipeline.networks.configs.mmdit
     steps = find_steps(step, len(run.steps))
     asked = [Asked((probe,), run.owner(i).text, run.latent_size, config) for i in steps]
     hearings = [
@@ -76,7 +76,7 @@ def prepare(run: Run, first: int) -> Asked | None:
     """
     if not run.probes:
         return None
-    config = run.session.pipeline.networks.mmdit.config
+    config = run.session.pipeline.networks.configs.mmdit
     asked = Asked(run.probes, run.text, run.latent_size, config)
     for cut in {cut_blocks(run, step) for step in range(first, run.num_steps)}:
         asked.hearing(first, 1.0, cut)  # raises where it leaves no block
@@ -85,7 +85,7 @@ def prepare(run: Run, first: int) -> Asked | None:
 
 def cut_blocks(run: Run, step: int) -> frozenset[int]:
     """Returns the blocks that an intervention leaves out of a step."""
-    owner, config = run.owner(step), run.session.pipeline.networks.mmdit.config
+    owner, config = run.owner(step), run.session.pipeline.networks.configs.mmdit
     intervention = owner.settings.intervention
     if intervention is None:
         return frozenset()
@@ -103,7 +103,7 @@ def ledger(
     steps = find_steps(step, len(run.steps))
     pipeline = run.session.pipeline
     numbers = find_blocks(blocks, *pipeline.blocks)
-    heads = find_heads(heads, pipeline.networks.mmdit.config.heads)
+    heads = find_heads(heads, pipeline.networks.configs.mmdit.heads)
     if words is None:
         words = dict.fromkeys(word.text.casefold() for word in run.owner(steps[0]).words)
     words = (words,) if isinstance(words, (str, Word)) else tuple(words)

@@ -1,6 +1,7 @@
 """The four networks together: text to embedding, latents to velocity, latents to picture, prompt to picture.
 
-A `FluxPipeline` remembers nothing between calls; a session (`fluxnb.session`) keeps the steps of a run.
+A `FluxPipeline` remembers nothing between calls, but in low memory mode the last texts, whose encoders are
+gone by then; a session (`fluxnb.session`) keeps the steps of a run.
 Letters: see `fluxnb.model`. Latents are float32, (1, H, W, C), normalised as the transformer sees them.
 """
 
@@ -9,12 +10,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache, partial
+from pathlib import Path
 
 import mlx.core as mx
 from PIL import Image
 
-from fluxnb import checks, flow
-from fluxnb.checkpoints import store
+from fluxnb import backend, checks, flow, memory, texts
+from fluxnb.checkpoints import native, store
+from fluxnb.checkpoints.networks import Networks, SwappedNetworks
 from fluxnb.decoding import Decoding
 from fluxnb.diffusionkit import DiffusionKitCalls
 from fluxnb.drawing import draw
@@ -24,7 +28,9 @@ from fluxnb.model import mmdit
 from fluxnb.model.layers import Attend, attention
 from fluxnb.settings import Settings, fill_in, warn_of_no_effect
 from fluxnb.source import Source, read
-from fluxnb.texts import TextEmbedding, notes_on
+from fluxnb.texts import TextEmbedding
+
+TEXTS_KEPT = 8  # embeddings in low memory mode; 8 MB each for FLUX.1-dev
 
 
 class FluxPipeline(Decoding, DiffusionKitCalls):
@@ -35,9 +41,9 @@ class FluxPipeline(Decoding, DiffusionKitCalls):
             the hub, which is downloaded as far as it is not in the cache; or the path of a folder or file.
         shift: Static shift of every run that names none; None for the model's own.
         low_memory_mode: See `checkpoints.store.load`, as for the four below.
-        a16: Activations in 16 bits.
-        w16: Weights in 16 bits.
-        quantize: Bits of a weight, None for as they are.
+        a16: Streams in bfloat16.
+        w16: Weights in bfloat16.
+        quantize: Bits of a weight, 3, 4, 6 or 8; None for as they are.
         local_ckpt: Folder or file to take the weights from.
         revision: Branch, tag or commit of a model on the hub, None for the newest.
         preview: Tiny autoencoder to load as well, see `load_preview`; None for none.
@@ -71,17 +77,38 @@ class FluxPipeline(Decoding, DiffusionKitCalls):
             self.load_preview(preview)
 
     @classmethod
-    def from_networks(cls, networks: store.Networks, shift: float | None = None) -> FluxPipeline:
+    def from_networks(cls, networks: Networks | SwappedNetworks, shift: float | None = None) -> FluxPipeline:
         """Makes a pipeline of networks that are there already, all their parameters evaluated."""
         pipeline = cls.__new__(cls)
         pipeline._take(networks, None if shift is None else checks.number("shift", shift, above=0))
         return pipeline
 
-    def _take(self, networks: store.Networks, shift: float | None) -> None:
+    def _take(self, networks: Networks | SwappedNetworks, shift: float | None) -> None:
         """Keeps the networks, and their defaults with the shift that is wished."""
         self.arguments: dict[str, object] | None = None  # that load it again; None if it was not loaded
         self.networks = networks
+        self._encode = partial(texts.encode, networks)
+        if isinstance(networks, SwappedNetworks):
+            self._encode = lru_cache(TEXTS_KEPT)(self._encode)
         self.entry = networks.entry if shift is None else replace(networks.entry, shift=shift)
+
+    def save(self, path: str | Path, overwrite: bool = False) -> Path:
+        """Saves the model as it is in memory, to be loaded again by its path, with the same bits.
+
+        Args:
+            path: Of a folder; it is written whole or not at all, see `checkpoints.native`.
+            overwrite: Replace a model that was saved there.
+
+        Returns:
+            The folder.
+
+        Raises:
+            InputError: if something else is there, or it cannot be written.
+            FluxnbError: if the disk fails or is full; what was there before is still there.
+        """
+        folder = Path(path).expanduser()
+        native.write(folder, self.networks, self.entry, overwrite)
+        return folder
 
     def __repr__(self) -> str:
         """Names the model."""
@@ -90,7 +117,7 @@ class FluxPipeline(Decoding, DiffusionKitCalls):
     @property
     def blocks(self) -> tuple[int, int]:
         """Numbers of double and of single blocks."""
-        config = self.networks.mmdit.config
+        config = self.networks.configs.mmdit
         return config.depth, config.depth_single
 
     def encode_text(self, text: str, cfg_weight: float = 0.0, negative_text: str = "") -> TextEmbedding:
@@ -109,21 +136,8 @@ class FluxPipeline(Decoding, DiffusionKitCalls):
         """
         checks.text("the text", text)
         negative = None if cfg_weight in (0, 1) else self.encode_text(negative_text)
-        nets = self.networks
-        clip_ids, clip_cut = nets.clip_tokenizer.encode(text)
-        t5_ids, t5_cut = nets.t5_tokenizer.encode(text)
-        txt = nets.t5(mx.array([t5_ids])).astype(mx.float32)  # (1, L, D)
-        vec = nets.clip(mx.array([clip_ids]))[1].astype(mx.float32)  # (1, D)
-        mx.eval(txt, vec)
-        return TextEmbedding(
-            text=text,
-            txt=txt,
-            vec=vec,
-            words=nets.t5_tokenizer.words(text),
-            end=nets.t5_tokenizer.end(text),
-            notes=notes_on(text, {"T5": t5_cut, "CLIP": clip_cut}),
-            negative=negative,
-        )
+        embedding = self._encode(text)
+        return embedding if negative is None else replace(embedding, negative=negative)
 
     def velocity(
         self,
@@ -154,7 +168,8 @@ class FluxPipeline(Decoding, DiffusionKitCalls):
         positive = self._pass(latents, sigma, text, guidance, attend, without)
         if negative is None:
             return positive
-        other = self._pass(latents, sigma, negative, guidance, attention)
+        with backend.beside(self.networks.configs.mmdit.width):
+            other = self._pass(latents, sigma, negative, guidance, attention)
         return other + cfg_weight * (positive - other)
 
     def _pass(self, latents, sigma, text, guidance, attend, without=frozenset()) -> mx.array:
@@ -162,7 +177,7 @@ class FluxPipeline(Decoding, DiffusionKitCalls):
         size = latents.shape[1:3]
         network = mmdit.without(self.networks.mmdit, without)
         velocity = network(
-            flow.pack(latents),
+            flow.pack(latents).astype(self.networks.dtype),
             text.txt,
             text.vec,
             mx.array([sigma]),
@@ -198,7 +213,7 @@ class FluxPipeline(Decoding, DiffusionKitCalls):
         """
         without = frozenset()
         if attend is None and settings.intervention is not None:
-            config = self.networks.mmdit.config
+            config = self.networks.configs.mmdit
             attend, without = settings.intervention.at(index, text.words, text.txt.shape[1], config)
         attend = attend or attention
         cfg = settings.guidance, negative, settings.cfg_weight
@@ -226,7 +241,7 @@ class FluxPipeline(Decoding, DiffusionKitCalls):
         A run from a picture takes the second array of its seed, since diffusers samples the picture's latents
         with the first.
         """
-        channels = self.networks.vae.config.latent_channels
+        channels = self.networks.configs.vae.latent_channels
         draw = 0 if settings.image is None else 1
         return flow.noise(settings.seed, settings.latent_size, channels, draw)
 
@@ -234,8 +249,9 @@ class FluxPipeline(Decoding, DiffusionKitCalls):
         """Returns what a run starts from, noise or a picture in noise: (1, H, W, C), evaluated.
 
         Raises:
-            InputError: if it starts from another picture than `source`.
+            InputError: if it starts from another picture than `source`, or memory does not suffice.
         """
+        memory.check(self.networks, settings.latent_size)
         digest = None if source is None else source.digest
         if digest != settings.image:
             raise InputError(

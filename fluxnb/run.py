@@ -293,7 +293,7 @@ class Run(Questions):
         held, count = settings.intervention, settings.num_steps
         if held is not None and (intervention is not None or any(map(held.acts_on, range(at, count)))):
             first = 0 if intervention is None else at  # one that is inherited may have begun before
-            held.check(text.words, pipeline.networks.mmdit.config, count, first)
+            held.check(text.words, pipeline.networks.configs.mmdit, count, first)
         more = {"text": text, "source": self.source, "probes": probes, "heard": self._state[2][:at]}
         run = Run(self.session, settings, latents, self.steps[:at], self, **more)
         if (run.text, run.negative) != (self.text, self.negative):

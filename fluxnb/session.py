@@ -106,10 +106,10 @@ class FluxSession:
     def resume(self, held: saved.Saved, origin: str = "the run") -> Run:
         """Makes a run of what was saved; warns and raises as `open`, where `origin` is what is spoken of."""
         here, networks = identify(self.pipeline), self.pipeline.networks
-        wants = {"latents": networks.vae.config.latent_channels}
+        wants = {"latents": networks.configs.vae.latent_channels}
         widths = {"latents": held.latents.shape[-1]}
         for text in (part.text for part in held.parts if part.text is not None):
-            wants |= {"txt": networks.mmdit.config.txt_dim, "vec": networks.mmdit.config.vec_dim}
+            wants |= {"txt": networks.configs.mmdit.txt_dim, "vec": networks.configs.mmdit.vec_dim}
             widths |= {"txt": text.txt.shape[-1], "vec": text.vec.shape[-1]}
         for name, width in widths.items():
             if width != wants[name]:
@@ -191,7 +191,7 @@ class FluxSession:
                 raise InputError(
                     "a run starts from a picture or from latents, but both are given; leave one out"
                 )
-            channels = self.pipeline.networks.vae.config.latent_channels
+            channels = self.pipeline.networks.configs.vae.latent_channels
             latents = given.latents(latents, channels, latent_size)
             latent_size = latents.shape[1:3]
         settings = fill_in(

@@ -1,4 +1,4 @@
-"""A text as the transformer reads it, and what to tell the user of it; knows nothing of the encoders."""
+"""A text as the transformer reads it, and what to tell the user of it; knows nothing of pictures."""
 
 from __future__ import annotations
 
@@ -48,6 +48,23 @@ class TextEmbedding(Brief):
             stacked = mx.concatenate(parts)
             mx.eval(stacked)
             yield stacked
+
+
+def encode(networks, text: str) -> TextEmbedding:
+    """Encodes a text by both encoders of `checkpoints.networks.Networks`."""
+    clip_ids, clip_cut = networks.clip_tokenizer.encode(text)
+    t5_ids, t5_cut = networks.t5_tokenizer.encode(text)
+    txt = networks.t5(mx.array([t5_ids]), networks.dtype).astype(mx.float32)  # (1, L, D)
+    vec = networks.clip(mx.array([clip_ids]), networks.dtype)[1].astype(mx.float32)  # (1, D)
+    mx.eval(txt, vec)
+    return TextEmbedding(
+        text=text,
+        txt=txt,
+        vec=vec,
+        words=networks.t5_tokenizer.words(text),
+        end=networks.t5_tokenizer.end(text),
+        notes=notes_on(text, {"T5": t5_cut, "CLIP": clip_cut}),
+    )
 
 
 def warn_of_texts(prompt: TextEmbedding, negative: TextEmbedding | None, depth: int = 3) -> None:

@@ -8,7 +8,7 @@ import stubs
 from test_taesd import CONFIG, save
 
 from fluxnb import FluxPipeline, FluxSession, decoding
-from fluxnb.checkpoints import linear, store
+from fluxnb.checkpoints import linear, sources, store
 from fluxnb.errors import CheckpointError, InputError
 from fluxnb.model.config import TAESDConfig
 from fluxnb.model.layers import random_weights
@@ -106,7 +106,7 @@ def test_a_pipeline_loads_its_preview_at_once(folder):
 
 
 def test_the_stored_fit_says_what_it_is_worth():
-    fit = json.loads((store.DEMO_FOLDER / "vae" / linear.FILE).read_text())
+    fit = json.loads((sources.DEMO_FOLDER / "vae" / linear.FILE).read_text())
     assert fit["psnr_db"] > 15
     assert fit["r_squared"] > 0.7
 
@@ -127,7 +127,7 @@ def test_a_file_that_holds_no_fit_is_refused(tmp_path, fit):
 
 
 def test_a_fit_goes_with_its_autoencoder(tmp_path):
-    folder = shutil.copytree(store.DEMO_FOLDER, tmp_path / "copy")
+    folder = shutil.copytree(sources.DEMO_FOLDER, tmp_path / "copy")
     assert store.load(local_ckpt=folder).linear == store.load().linear != None  # noqa: E711
     (folder / "vae" / linear.FILE).unlink()
     assert store.load(local_ckpt=folder).linear is None

@@ -127,3 +127,20 @@ def test_a_replay_ends_the_pass_after_its_last_block():
     listen.overhear(forward)
     assert passed == [0, 1, 2]
     assert readers[1].result().shape == (HEADS, LENGTH, LENGTH)
+
+
+@pytest.mark.parametrize("is_replay", [False, True], ids=["captured", "replayed"])
+def test_maps_of_a_network_in_16_bits_are_exact_for_its_queries_and_keys(is_replay):
+    q, k = (normal(1, HEADS, LENGTH, WIDTH, seed=seed).astype(mx.bfloat16) for seed in (0, 1))
+    readers = [
+        listen.Reader((0, 1), lambda shares: shares, groups=mx.array(GROUPS)),
+        listen.Reader((0, 1), listen.weights),
+    ]
+    listener = listen.Listener(readers, is_replay=is_replay)
+    assert listener(q, k, q, 0).dtype == mx.bfloat16
+    listen.overhear(lambda: listener(q, k, q, 1))
+    x, y = (np.array(array.astype(mx.float32), np.float64)[0] for array in (q, k))
+    scores = np.exp(x @ y.swapaxes(1, 2) / np.sqrt(WIDTH))
+    expected = scores / scores.sum(-1, keepdims=True)
+    assert np.abs(readers[0].result() - expected @ GROUPS).max() < 1e-6
+    assert np.abs(readers[1].result() - expected).max() < 1e-6

@@ -1,6 +1,8 @@
 """What runs answer, against an explicit softmax over all keys in float64."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple
+from functools import partial
 
 import mlx.core as mx
 import numpy as np
@@ -336,6 +338,15 @@ def test_maps_captured_in_a_run_are_those_of_its_replay_and_the_picture_is_the_s
             assert np.abs(captured.text - later.text).max() < 1e-6
             assert astuple(captured.mass) == pytest.approx(astuple(later.mass), abs=1e-6)
             assert (captured.word, captured.step, captured.blocks) == (later.word, step, later.blocks)
+
+
+def test_captured_maps_can_be_read_in_another_thread_than_that_of_the_run():
+    with ThreadPoolExecutor(1) as worker:
+        session = worker.submit(stubs.session).result()
+        start = partial(session.start, PROMPT, num_steps=1, probes=PROBES)
+        run = worker.submit(lambda: start().finish()).result()
+        later = worker.submit(run.attention, 0, "and", "all").result()
+    assert np.abs(run.maps[0][0].weights - later.weights).max() < 1e-6
 
 
 def test_a_fork_keeps_the_maps_of_shared_steps_and_asks_its_own_probes():

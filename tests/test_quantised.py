@@ -1,12 +1,17 @@
 """Quantised matrices from files to networks: kept, stacked, undone, made; on the tiny checkpoint."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import mlx.core as mx
 import pytest
+import stubs
 import tiny_checkpoint as tiny
 from mlx.utils import tree_flatten
 from references import TOLERANCE, distance, outputs
 
-from fluxnb.checkpoints import components, quantised
+from fluxnb.checkpoints import components, native, quantised
+from fluxnb.checkpoints.files import Tensors
 from fluxnb.checkpoints.fill import fill
 from fluxnb.errors import CheckpointError, InputError
 from fluxnb.model.clip import CLIPText
@@ -165,6 +170,14 @@ def test_other_bits_than_the_file_has_are_refused(folder):
         InputError, match=r"quantize is 8, but .*safetensors is quantised to 4 bits already; leave"
     ):
         filled(folder, "transformer", 8)
+
+
+def test_quantising_what_has_no_row_of_64_numbers_is_refused():
+    network = MMDiT(replace(stubs.networks().mmdit.config, mlp_ratio=1.5))  # rows of 32, 48 and 80 numbers
+    arrays = parameters(network)
+    tensors = Tensors(arrays, dict.fromkeys(arrays, Path("stub")), Path("stub"))
+    with pytest.raises(InputError, match="quantize is 4, but no matrix in stub has rows of a multiple of 64"):
+        fill(network, native.TABLE, tensors, mx.float32, 4)
 
 
 def test_a_quantised_matrix_without_scales_is_refused(folder):

@@ -382,7 +382,22 @@ def test_a_folder_of_flux_is_known_by_its_sizes():
     assert store.known(MMDiTConfig(depth=1), catalog.DEMO) is catalog.DEMO
 
 
-@pytest.mark.parametrize("option", [{"quantize": 4}, {"a16": True}, {"low_memory_mode": True}])
-def test_an_option_that_is_not_there_yet_is_refused(option):
-    with pytest.raises(InputError, match="is not there yet"):
-        store.load(**option)
+@pytest.mark.parametrize("bits", [0, 2, 5, 16, 4.0, True, "4"])
+def test_bits_that_are_not_possible_are_refused(bits, whole):
+    with pytest.raises(InputError, match=r"quantize is .*; give one of 3, 4, 6, 8, or None"):
+        store.load(local_ckpt=whole, quantize=bits)
+
+
+def test_quantize_leaves_the_small_networks_in_floats(whole):
+    loaded = store.load(local_ckpt=whole, quantize=4, w16=True)
+    dtypes = {
+        name: {array.dtype for array in parameters(getattr(loaded, name)).values()}
+        for name in NETWORK.values()
+    }
+    assert dtypes["mmdit"] == dtypes["t5"] == {mx.uint32, mx.bfloat16}
+    assert dtypes["clip"] == dtypes["vae"] == {mx.bfloat16}
+
+
+def test_the_entry_tells_what_the_weights_are_kept_in(whole):
+    assert store.load(local_ckpt=whole, w16=True).entry.dtype == "bfloat16"
+    assert store.load(local_ckpt=whole).entry.dtype == "float32"

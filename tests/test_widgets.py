@@ -418,7 +418,7 @@ def test_a_picture_that_fails_for_a_run_that_is_gone_is_not_said(make, monkeypat
     widget.wait(SOON)
     decode, asked = session.pipeline.decode, Gate()
 
-    def fail_late(latents):
+    def fail_late(*_):
         monkeypatch.setattr(session.pipeline, "decode", decode)
         asked.pass_through()
         raise ValueError("of the old run")

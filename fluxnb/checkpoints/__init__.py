@@ -16,6 +16,10 @@
     footprint.py what a model takes on the disk and in memory
     taesd.py     a tiny autoencoder for a quick look
     linear.py    a linear fit for a quicker one
+    quantised.py matrices of few bits: told from floats, made, stacked, undone
+    fill.py      tensors of a component -> its network, one after the other
+    networks.py  the four networks, all in memory or only those in use
+    native.py    our own layout: save and read again, bit for bit
     store.py     load(): all of it together
 
 The parameters bear the names that `fluxnb.model` tells of, whatever the layout of the files.

@@ -35,14 +35,14 @@ def fill(
 
     Raises:
         CheckpointError: a tensor is missing, left over, of another shape, or there twice and not equal.
-        InputError: the files are quantised to other bits.
+        InputError: the files are quantised to other bits, or nothing in them can be quantised.
     """
     shapes = {name: array.shape for name, array in tree_flatten(network.parameters())}
     modules = dict(network.named_modules())
     sources = quantised.gather(tensors)
     parts = layouts.plan(table, shapes, sources, str(tensors.origin))
     _check_shapes(parts, shapes, sources, tensors)
-    _check_bits(sources, bits, tensors)
+    _check_bits(parts, shapes, sources, bits, tensors)
     for part in parts:
         taken = [sources.pop(name) for name in part.sources]
         for name, source in zip(part.copies, taken, strict=False):
@@ -100,10 +100,21 @@ def _check_shapes(parts, shapes, sources: dict[str, Source], tensors: Tensors) -
         )
 
 
-def _check_bits(sources: dict[str, Source], bits: int | None, tensors: Tensors) -> None:
-    """Refuses to quantise what is quantised otherwise: the error of both would add up."""
+def _check_bits(parts, shapes, sources: dict[str, Source], bits: int | None, tensors: Tensors) -> None:
+    """Refuses to quantise nothing, or what is quantised otherwise: the error of both would add up."""
+    if bits is None:
+        return
+    if not any(
+        part.target.startswith(quantised.BLOCKS) and shape[1:] and shape[-1] % GROUP == 0
+        for part in parts
+        for shape in [shapes[part.target]]
+    ):
+        raise InputError(
+            f"quantize is {bits}, but no matrix in {tensors.origin} has rows of a multiple of {GROUP} "
+            "numbers; leave quantize out"
+        )
     held = sorted({source.bits for source in sources.values() if isinstance(source, Packed)})
-    if bits is not None and held and held != [bits]:
+    if held and held != [bits]:
         raise InputError(
             f"quantize is {bits}, but {tensors.origin} is quantised to {' and '.join(map(str, held))} bits "
             f"already; leave quantize out, give {held[0]}, or take the float weights"

@@ -1,57 +1,34 @@
-"""A name or a folder to four networks, two tokenizers and their defaults, all read, strictly.
+"""A name or a path to four networks, two tokenizers and their defaults, strictly.
 
-Weights are read tensor by tensor, so that memory holds little more than the result. Knows nothing of prompts,
-steps or pictures.
+Knows nothing of prompts, steps or pictures.
 """
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import mlx.core as mx
 import mlx.nn as nn
 
 from fluxnb import backend
-from fluxnb.checkpoints import catalog, components, configs, kinds, linear
+from fluxnb.checkpoints import catalog, components, configs, linear, native
 from fluxnb.checkpoints.catalog import Entry
+from fluxnb.checkpoints.components import Component
 from fluxnb.checkpoints.fill import fill
-from fluxnb.checkpoints.linear import LinearPreview
+from fluxnb.checkpoints.networks import DTYPES, PARTS, Configs, Networks, SwappedNetworks
 from fluxnb.checkpoints.parts import Parts
+from fluxnb.checkpoints.quantised import BITS
 from fluxnb.checkpoints.sources import locate
 from fluxnb.errors import CheckpointError, InputError
 from fluxnb.model.clip import CLIPText
-from fluxnb.model.config import CLIPConfig, MMDiTConfig, T5Config, VAEConfig, dev, schnell
+from fluxnb.model.config import MMDiTConfig, dev, schnell
 from fluxnb.model.mmdit import MMDiT
 from fluxnb.model.t5 import T5Encoder
 from fluxnb.model.tokenizers import ClipTokenizer, T5Tokenizer
 from fluxnb.model.vae import VAE
 
 T5_LENGTH, T5_LENGTH_GUIDED = 256, 512  # most T5 tokens of FLUX.1-schnell and FLUX.1-dev
-DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Networks:
-    """All that draws a picture from a prompt, every array evaluated.
-
-    Attributes:
-        mmdit: the transformer.
-        vae: the autoencoder.
-        clip: the text encoder that gives the pooled vector.
-        t5: the text encoder that gives the text tokens.
-        clip_tokenizer: what `clip` reads by.
-        t5_tokenizer: what `t5` reads by.
-        entry: name and defaults; what the files say is in it.
-        linear: colours of latent cells for a quick look, None where no fit lies beside the autoencoder.
-    """
-
-    mmdit: MMDiT
-    vae: VAE
-    clip: CLIPText
-    t5: T5Encoder
-    clip_tokenizer: ClipTokenizer
-    t5_tokenizer: T5Tokenizer
-    entry: Entry
-    linear: LinearPreview | None = None
+NETWORKS = {"mmdit": MMDiT, "vae": VAE, "clip": CLIPText, "t5": T5Encoder}
+QUANTISED = ("mmdit", "t5")  # the large ones; CLIP and the autoencoder are 3 % of FLUX.1 and stay in floats
 
 
 def load(
@@ -62,7 +39,7 @@ def load(
     w16: bool = False,
     quantize: int | None = None,
     revision: str | None = None,
-) -> Networks:
+) -> Networks | SwappedNetworks:
     """Loads a model by its name or from a path, in whichever layout.
 
     Args:
@@ -70,25 +47,29 @@ def load(
             model on the hub is downloaded as far as huggingface_hub's cache lacks it.
         local_ckpt: folder or file to take the weights from; `model_version` then gives the defaults of a
             model that is not `known` by its sizes and, if it is on the hub, the parts that are not there.
-        low_memory_mode: not there yet.
-        a16: not there yet.
-        w16: keep weights in bfloat16, whatever the model's own.
-        quantize: not there yet.
+        low_memory_mode: have text encoders, or transformer and autoencoder, in memory, never both: each is
+            read when it is needed, and the other side is freed before.
+        a16: compute in bfloat16, but for times, latents and the encoding of pictures; False is float32.
+        w16: keep weights in bfloat16; False is the model's own, float32 for the demo and bfloat16 for FLUX.1.
+        quantize: bits of a weight in the blocks of transformer and T5, one of `quantised.BITS`, with a scale
+            and a bias in the type of the other weights for each 64; None leaves them as the files have them.
+            Files that are quantised already can only be asked for the bits that they have.
         revision: branch, tag or commit of a model on the hub, None for the newest.
 
     Raises:
         UnknownModelError: no model of that name.
-        InputError: no such revision, an option that is not there yet.
+        InputError: no such revision, a number of bits that is not possible.
         DownloadError: the model cannot be had from the hub; the message says why.
         CheckpointError: the files cannot be loaded as a FLUX.1; the message says why.
     """
-    for option, value in (("low_memory_mode", low_memory_mode), ("a16", a16), ("quantize", quantize)):
-        if value:
-            raise InputError(f"{option}={value!r} is not there yet; leave it out")
+    if quantize is not None and (type(quantize) is not int or quantize not in BITS):
+        raise InputError(
+            f"quantize is {quantize!r}; give one of {', '.join(map(str, BITS))}, or None to keep all bits"
+        )
     entry, parts = locate(model_version, local_ckpt, revision)
     backend.setup()
-    networks = _read(parts, entry, w16=w16)
-    backend.fit_threads(networks.mmdit.config.width)
+    networks = _read(parts, entry, low_memory_mode, mx.bfloat16 if a16 else mx.float32, w16, quantize)
+    backend.fit_threads(networks.configs.mmdit.width)
     return networks
 
 
@@ -97,48 +78,54 @@ def known(config: MMDiTConfig, entry: Entry) -> Entry:
     return {schnell(): catalog.SCHNELL, dev(): catalog.DEV}.get(config, entry)
 
 
-def _read(parts: Parts, entry: Entry, w16: bool) -> Networks:
-    """Reads all parts of a model; one that has no entry in the catalog is known by its sizes."""
-    found = {name: components.read(name, getattr(parts, name)) for name in kinds.WEIGHTS}
-    mmdit, vae, clip, t5 = (component.config for component in found.values())
-    longest = T5_LENGTH_GUIDED if mmdit.guidance else T5_LENGTH
-    clip_tokenizer = ClipTokenizer(parts.tokenizer)
-    t5_tokenizer = T5Tokenizer(parts.tokenizer_2, longest)
-    _check_fit(entry.name, mmdit, vae, clip, t5, clip_tokenizer, t5_tokenizer)
+def _read(
+    parts: Parts, entry: Entry, low_memory: bool, streams: mx.Dtype, w16: bool, bits: int | None
+) -> Networks | SwappedNetworks:
+    """Reads all parts of a model, or makes them ready to be read."""
+    saved = None if (folder := native.find(parts)) is None else native.read(folder)
+
+    def opened(name: str) -> Component:
+        return saved.open(name) if saved else components.read(PARTS[name], getattr(parts, PARTS[name]))
+
+    found = {name: opened(name) for name in PARTS}
+    sizes = Configs(**{name: component.config for name, component in found.items()})
+    longest = saved.entry.text_length if saved else T5_LENGTH_GUIDED if sizes.mmdit.guidance else T5_LENGTH
+    clip_tokenizer, t5_tokenizer = ClipTokenizer(parts.tokenizer), T5Tokenizer(parts.tokenizer_2, longest)
+    _check_fit(entry.name, sizes, clip_tokenizer, t5_tokenizer)
+    if saved:
+        entry = replace(saved.entry, name=entry.name)
+    else:
+        entry = _entry(parts, entry, sizes.mmdit, t5_tokenizer.length)
+    entry = replace(entry, dtype="bfloat16" if w16 else entry.dtype)
+
+    def filled(name: str, component: Component) -> nn.Module:
+        network = NETWORKS[name](component.config)
+        asked = bits if name in QUANTISED else None
+        return fill(network, component.table, component.tensors, DTYPES[entry.dtype], asked)
+
+    fit = linear.read(parts.vae, sizes.vae.latent_channels)
+    common = (clip_tokenizer, t5_tokenizer, entry, fit, streams, (parts.tokenizer, parts.tokenizer_2))
+    if low_memory:
+        return SwappedNetworks(sizes, lambda name: filled(name, opened(name)), *common)
+    networks = {name: filled(name, found.pop(name)) for name in PARTS}
+    mx.clear_cache()  # what the reading took
+    return Networks(*networks.values(), *common)
+
+
+def _entry(parts: Parts, entry: Entry, config: MMDiTConfig, text_length: int) -> Entry:
+    """Puts what the files say into an entry; one that is not in the catalog is known by its sizes."""
     if entry not in catalog.ENTRIES:
         own = {name: getattr(entry, name) for name in ("name", "licence", "places", "commit")}
-        entry = replace(known(mmdit, entry), **own)
+        entry = replace(known(config, entry), **own)
     if parts.scheduler is not None:
         entry = configs.schedule(configs.read(parts.scheduler / "scheduler_config.json"), entry)
-    guidance = (entry.guidance or catalog.DEV.guidance) if mmdit.guidance else None
-    entry = replace(entry, text_length=t5_tokenizer.length, guidance=guidance)
-    dtype = mx.bfloat16 if w16 else DTYPES[entry.dtype]
-
-    def filled(network: nn.Module, name: str) -> nn.Module:
-        return fill(network, found[name].table, found[name].tensors, dtype)
-
-    return Networks(
-        mmdit=filled(MMDiT(mmdit), "transformer"),
-        vae=filled(VAE(vae), "vae"),
-        clip=filled(CLIPText(clip), "text_encoder"),
-        t5=filled(T5Encoder(t5), "text_encoder_2"),
-        clip_tokenizer=clip_tokenizer,
-        t5_tokenizer=t5_tokenizer,
-        entry=entry,
-        linear=linear.read(parts.vae, vae.latent_channels),
-    )
+    guidance = (entry.guidance or catalog.DEV.guidance) if config.guidance else None
+    return replace(entry, text_length=text_length, guidance=guidance)
 
 
-def _check_fit(
-    model: str,
-    mmdit: MMDiTConfig,
-    vae: VAEConfig,
-    clip: CLIPConfig,
-    t5: T5Config,
-    clip_words: ClipTokenizer,
-    t5_words: T5Tokenizer,
-) -> None:
+def _check_fit(model: str, sizes: Configs, clip_words: ClipTokenizer, t5_words: T5Tokenizer) -> None:
     """Refuses components that do not go together, before their weights are read."""
+    mmdit, vae, clip, t5 = sizes.mmdit, sizes.vae, sizes.clip, sizes.t5
     token = 4 * vae.latent_channels  # an image token is 2 x 2 cells
     for what, found, expected in (
         ("in_channels of transformer", mmdit.in_channels, token),

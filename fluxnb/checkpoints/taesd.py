@@ -12,9 +12,9 @@ import mlx.core as mx
 from fluxnb import backend
 from fluxnb.checkpoints import catalog, configs
 from fluxnb.checkpoints.files import read_tensors
+from fluxnb.checkpoints.fill import fill
 from fluxnb.checkpoints.layouts import Rule, Table, channels_last
 from fluxnb.checkpoints.places import Place
-from fluxnb.checkpoints.store import fill
 from fluxnb.errors import CheckpointError, InputError
 from fluxnb.model.config import taef1
 from fluxnb.model.taesd import TAESD

@@ -3,7 +3,8 @@
     python peer_worker.py mlx FOLDER [mlx-examples clone]       fluxnb, mlx-examples, mflux
     python peer_worker.py torch FOLDER                          diffusers
 
-A line of JSON comes in, [peer, task], and one goes out: seconds on the clock, or why it cannot be done. The
+A line of JSON comes in, [peer, task], and one goes out: seconds on the clock and of all threads' CPU time, or
+why it cannot be done. The
 last output of each is left in FOLDER as peer.task.npy. All MLX peers are in one process: they share the
 weights, the BLAS under MLX and its threads, and only fluxnb's are those of FOLDER/weights.safetensors, which
 the process of torch maps.
@@ -68,7 +69,7 @@ class Mlx:
         from full_size import released
         from mlx.utils import tree_flatten
 
-        from fluxnb.checkpoints import layouts
+        from fluxnb.checkpoints import layouts, tables
         from fluxnb.model.config import MMDiTConfig
         from fluxnb.model.layers import random_weights
         from fluxnb.model.mmdit import MMDiT
@@ -82,7 +83,7 @@ class Mlx:
             if "guidance" not in name and not name.startswith(LEFT_OUT)
         }
         self.theirs = {}
-        for part in layouts.plan(layouts.DIFFUSERS_MMDIT, self.weights, shapes, "diffusers"):
+        for part in layouts.plan(tables.DIFFUSERS_MMDIT, self.weights, shapes, "diffusers"):
             array = self.weights[part.target]
             if part.transform is layouts.swap_halves:
                 array = layouts.swap_halves(array)
@@ -287,9 +288,9 @@ def main() -> None:
                 if (peer, task) not in ready:
                     ready[peer, task] = getattr(worker, f"{peer.replace('-', '_')}_{task}")()
                 gc.collect()
-                start = time.perf_counter()
+                start, cpu = time.perf_counter(), time.process_time()
                 result = worker.run(ready[peer, task], task, peer)
-                answer = {"seconds": time.perf_counter() - start}
+                answer = {"clock": time.perf_counter() - start, "cpu": time.process_time() - cpu}
                 if result is not None:
                     np.save(folder / f"{peer}.{task}.npy", np.asarray(result))
         except Exception as error:  # a peer that cannot be run is left out with a word

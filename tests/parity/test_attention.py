@@ -15,7 +15,7 @@ from diffusers.models.transformers import transformer_flux
 from parity.test_pipeline import save
 
 from fluxnb import flow
-from fluxnb.checkpoints.store import DEMO_FOLDER
+from fluxnb.checkpoints.sources import DEMO_FOLDER
 from fluxnb.pipeline import FluxPipeline
 from fluxnb.probe import Probe
 from fluxnb.session import FluxSession
