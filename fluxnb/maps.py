@@ -56,7 +56,8 @@ class AttentionMap(Brief):
         text: (words,), or (heads, words): the same as `weights` for the words of the prompt. Rows: how much
             of the subject's attention goes to all tokens of that word. Columns: how much of that word's
             attention goes to the subject, the mean over its tokens.
-        trust: How well such maps find objects, where that was measured; None where it was not.
+        trust: How well such maps find objects, where that was measured: for a whole word, the mean over all
+            heads and a step without an intervention; None where it was not.
     """
 
     weights: np.ndarray
@@ -145,7 +146,8 @@ class ConceptMaps(Brief):
         steps: Indices of the steps averaged over.
         sigmas: Noise levels of the steps.
         blocks: Numbers of the double blocks averaged over.
-        trust: How well such maps find objects, where that was measured; None where it was not.
+        trust: How well such maps find objects, where that was measured: for one step without an intervention;
+            None where it was not.
     """
 
     weights: np.ndarray
