@@ -24,7 +24,7 @@ class Trust:
     """How well maps of one kind find the objects of their words, measured on the demo model.
 
     The network was as it is, without an intervention, and concepts were the scene's objects and "background".
-    A high figure does not say that the object is in the picture: see `demo/RECIPE.md` for what fails.
+    A map says where, not whether: see `absent_word`.
 
     Args:
         method: "image_to_word", "word_to_image" or "concepts"; the mean over all heads.
@@ -34,7 +34,10 @@ class Trust:
         average_precision: 0..1, the mean over objects, with a map for each object's word and its exact mask.
         interval: Where it lies in 95 of 100 such measurements, (low, high).
         untrained: The same figure for networks with random weights.
+        absent_word: The same for the word of an object that is not in the picture, put into the caption in
+            place of the one that is: how well its map finds that one.
         other_word: The same for the map of the other object's word, in scenes of two.
+        text_only: The same for columns from a softmax over the text tokens alone; None for other methods.
         noise: The same for random numbers.
         scenes: How many.
         model: Name of the model that was measured.
@@ -46,7 +49,9 @@ class Trust:
     average_precision: float
     interval: tuple[float, float]
     untrained: float
+    absent_word: float
     other_word: float
+    text_only: float | None
     noise: float
     scenes: int
     model: str
@@ -56,12 +61,14 @@ class Trust:
         where = f"block {self.blocks}" if self.blocks.isdigit() else f"{self.blocks} blocks"
         where = "the later double blocks" if self.blocks == "later" else where
         low, high = self.interval
+        of_text = "" if self.text_only is None else f"a softmax over the text alone {self.text_only:.2f}, "
         return (
             f"On {self.scenes} scenes with exact masks, {NAMES[self.method]} of {where} at sigma "
             f"{self.sigma:g} found the word's object with an average precision of "
-            f"{self.average_precision:.2f} ({low:.2f} to {high:.2f}); the other object's word got "
-            f"{self.other_word:.2f}, an untrained network {self.untrained:.2f}, noise {self.noise:.2f}. "
-            f"Measured on {self.model} and no other model."
+            f"{self.average_precision:.2f} ({low:.2f} to {high:.2f}). Controls: the word of an absent object "
+            f"got {self.absent_word:.2f} for the one in its place, the other object's word "
+            f"{self.other_word:.2f}, {of_text}an untrained network {self.untrained:.2f}, noise "
+            f"{self.noise:.2f}. Measured on {self.model} and no other model."
         )
 
 
@@ -99,8 +106,10 @@ def _read() -> tuple[tuple[Trust, ...], tuple[int, int]]:
             one["sigma"],
             one["average_precision"][0],
             tuple(one["average_precision"][1:]),
-            one["controls"]["untrained"][0],
-            one["controls"]["other_word"][0],
+            *(
+                one["controls"][name][0] if name in one["controls"] else None
+                for name in ("untrained", "absent_word", "other_word", "text_only")
+            ),
             results["noise"][0],
             results["scenes"],
             results["model"],

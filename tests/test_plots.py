@@ -192,18 +192,27 @@ def test_a_trajectory_is_drawn_from_noise_to_picture(run):
     assert np.array_equal(turn.lines[0].get_ydata(), way.angles)
 
 
-def test_trust_is_drawn_with_its_interval_and_what_must_fail():
-    one = Trust("image_to_word", "double", 0.5, 0.8, (0.7, 0.85), 0.2, 0.3, 0.1, 200, "fluxnb/demo")
-    figure = plots.trust([one, replace(one, sigma=0.9, average_precision=0.6, interval=(0.5, 0.7))])
-    axes = figure.axes[0]
+def test_trust_is_drawn_with_its_interval_and_what_should_fail():
+    one = Trust("image_to_word", "double", 0.5, 0.8, (0.7, 0.85), 0.2, 0.6, 0.3, 0.5, 0.1, 200, "fluxnb/demo")
+    noisy = replace(one, sigma=0.9, average_precision=0.6, interval=(0.5, 0.7))
+    rows = replace(one, method="word_to_image", text_only=None)
+    figure = plots.trust([rows, replace(rows, blocks="all", absent_word=0.7), noisy, one])
+    left, axes = figure.axes
     line = axes.containers[0].lines[0]
     assert np.array_equal(line.get_xydata(), [(0.5, 0.8), (0.9, 0.6)])
     assert {text.get_text() for text in figure.legends[0].get_texts()} == {
         "double blocks",
+        "all blocks",
+        "absent word",
+        "text only",
         "other word",
         "untrained",
         "noise",
     }
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+    assert drawn["absent word"] == [[0.5, 0.6], [0.9, 0.6]] and drawn["text only"] == [[0.5, 0.5], [0.9, 0.5]]
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in left.lines}
+    assert drawn["absent word"] == [[0.5, 0.7]] and "text only" not in drawn
     assert "fluxnb/demo, 200 scenes" in figure.get_suptitle()
     with pytest.raises(InputError, match="nothing was measured"):
         plots.trust([one], blocks=["single"])

@@ -26,8 +26,8 @@ def test_a_figure_is_found_by_method_blocks_and_the_nearest_sigma():
     value, low, high = one["average_precision"]
     assert (found.method, found.blocks, found.sigma) == ("image_to_word", "double", 0.5)
     assert (found.average_precision, found.interval) == (value, (low, high))
-    assert found.untrained == one["controls"]["untrained"][0]
-    assert found.other_word == one["controls"]["other_word"][0]
+    for control in ("untrained", "absent_word", "other_word", "text_only"):
+        assert getattr(found, control) == one["controls"][control][0]
     assert (found.scenes, found.noise, found.model) == (200, results["noise"][0], "fluxnb/demo")
     assert trust.lookup("image_to_word", "double", 1.0).sigma == 0.9
     assert trust.lookup("image_to_word", "double", 0.0).sigma == 0.1
@@ -73,13 +73,23 @@ def test_what_was_not_measured_has_no_figure(method, numbers, depth):
 
 
 def test_a_figure_says_what_it_is_and_on_which_model_it_was_measured():
-    known = trust.Trust("image_to_word", "double", 0.5, 0.912, (0.87, 0.95), 0.2, 0.25, 0.16, 200, "a demo")
+    known = trust.Trust(
+        "image_to_word", "double", 0.5, 0.912, (0.87, 0.95), 0.2, 0.7, 0.25, 0.85, 0.16, 200, "a demo"
+    )
     assert str(known) == (
         "On 200 scenes with exact masks, columns of double blocks at sigma 0.5 found the word's object with "
-        "an average precision of 0.91 (0.87 to 0.95); the other object's word got 0.25, an untrained network "
-        "0.20, noise 0.16. Measured on a demo and no other model."
+        "an average precision of 0.91 (0.87 to 0.95). Controls: the word of an absent object got 0.70 for "
+        "the one in its place, the other object's word 0.25, a softmax over the text alone 0.85, an "
+        "untrained network 0.20, noise 0.16. Measured on a demo and no other model."
     )
     assert "rows of block 3 at" in str(trust.lookup("word_to_image", "3", 0.5))
+
+
+def test_a_softmax_over_the_text_is_told_of_columns_alone():
+    for method in trust.NAMES:
+        known = [one for one in trust.measured() if one.method == method]
+        assert all((one.text_only is not None) == (method == "image_to_word") for one in known)
+        assert all(("softmax over the text" in str(one)) == (method == "image_to_word") for one in known)
 
 
 def test_every_kind_of_map_is_measured_at_every_sigma():

@@ -23,8 +23,14 @@ GREYS = {
 }
 """Colour and hatch of the groups that are no words; words have the colours."""
 
-CONTROLS = {"other_word": "--", "untrained": ":", "noise": "-."}
-"""Figures of `Trust` that must be low, and their dashes."""
+CONTROLS = {
+    "absent_word": "-",
+    "text_only": (0, (6, 1.5, 1, 1.5, 1, 1.5)),
+    "other_word": "--",
+    "untrained": ":",
+    "noise": "-.",
+}
+"""Figures of `Trust` that should be low, and their dashes."""
 
 TOLD = {
     "step": lambda one: f"step {one.step}",
@@ -162,10 +168,11 @@ def effect(run: Run, effect: Effect) -> Figure:
 def trust(
     results: Sequence[Trust] | None = None, blocks: Iterable[str] = ("double", "single", "all")
 ) -> Figure:
-    """Draws how well maps found objects on scenes with exact masks, with what must fail beside it.
+    """Draws how well maps found objects on scenes with exact masks, with what should fail beside it.
 
     A panel for each method: average precision against the noise level with its 95 % interval, a line for each
-    group of blocks; grey lines for the other object's word, an untrained network and random numbers.
+    group of blocks; grey lines for controls, the highest over these blocks: the word of an absent object, a
+    softmax over the text alone, the other object's word, an untrained network and random numbers.
 
     Args:
         results: Figures to draw; None for all that were measured.
@@ -191,10 +198,14 @@ def trust(
         _controls(axes, mine)
         axes.set(title=NAMES[method], xlabel="noise level sigma", ylim=(0, 1))
     grid[0, 0].set_ylabel("average precision")
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    lines = len(handles) - len(CONTROLS)  # matplotlib puts lines with intervals last
-    handles, labels = (some[-lines:] + some[:-lines] for some in (handles, labels))
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize="small")
+    shown = {}
+    for axes in grid[0]:
+        handles, labels = axes.get_legend_handles_labels()
+        shown |= zip(labels, handles, strict=True)
+    names = [f"{group} blocks" for group in blocks] + [name.replace("_", " ") for name in CONTROLS]
+    shown = {name: shown[name] for name in names if name in shown}
+    look = {"loc": "outside lower center", "ncols": 4, "handlelength": 3.5}
+    figure.legend(shown.values(), shown.keys(), **look, frameon=False, fontsize="small")
     figure.suptitle(f"measured on {results[0].model}, {results[0].scenes} scenes", fontsize="medium")
     return figure
 
@@ -209,8 +220,10 @@ def _line(axes, line: list[Trust], label: str, colour: str, marker: str) -> None
 
 
 def _controls(axes, mine: list[Trust]) -> None:
-    """Draws what must fail: the highest of each control over the blocks."""
-    sigmas = sorted({one.sigma for one in mine})
+    """Draws what should fail: the highest of each control over the blocks, where it was measured."""
     for name, dashes in CONTROLS.items():
-        highest = [max(getattr(one, name) for one in mine if one.sigma == sigma) for sigma in sigmas]
-        axes.plot(sigmas, highest, color="grey", linestyle=dashes, label=name.replace("_", " "))
+        told = sorted((one.sigma, getattr(one, name)) for one in mine if getattr(one, name) is not None)
+        highest = dict(told)  # the last of a sigma is the highest
+        if highest:
+            label = name.replace("_", " ")
+            axes.plot(highest.keys(), highest.values(), color="grey", linestyle=dashes, label=label)
