@@ -124,7 +124,7 @@ class Ledger(Brief):
             along: "step", "block" or "head": a bar for each.
 
         Returns:
-            (bars, keys), float32; rows sum to 1.
+            (bars, keys), float32; rows sum to 1, or are NaN where there is nothing to take the mean of.
 
         Raises:
             InputError: if there is no such group or axis.
@@ -133,7 +133,10 @@ class Ledger(Brief):
         axes = ("step", "block", "head")
         kept = axes.index(checks.choice("along", along, axes))
         others = tuple(axis for axis in range(3) if axis != kept)
-        return np.nanmean(self.shares[:, :, :, query], axis=others)
+        shares = self.shares[:, :, :, query]
+        there = ~np.isnan(shares)
+        total, count = np.where(there, shares, 0).sum(axis=others), there.sum(axis=others)
+        return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

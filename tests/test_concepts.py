@@ -235,7 +235,7 @@ def test_a_block_that_an_intervention_cuts_is_left_out():
         ({"concepts": ["cat", " "]}, "' ' cannot be a concept: T5 reads nothing in it; give a word or a few"),
         (
             {"concepts": ["cat", "w " * 20]},
-            "cannot be a concept: it is too long for T5, which does not see 'w w w",
+            "it is too long for T5, which does not see 'w w w",
         ),
         ({"step": 5}, r"step is 5; give an integer in -1\.\.2"),
         ({"blocks": 2}, r"block 2 is a single block, .* go through the double blocks, 0\.\.1"),
