@@ -251,5 +251,11 @@ def test_what_does_not_exist_is_answered_with_what_exists(pipeline, text, made, 
         (scale("cat", 2) + made).check(text.words, pipeline.networks.mmdit.config, num_steps=8, first=2)
 
 
+def test_what_comes_after_the_last_step_is_refused(pipeline, text):
+    with pytest.raises(InputError, match=r"no step is left for cut\('cat'\) after all 8; fork at an earlier"):
+        cut("cat").check(text.words, pipeline.networks.mmdit.config, num_steps=8, first=8)
+    Intervention().check(text.words, pipeline.networks.mmdit.config, num_steps=8, first=8)
+
+
 def test_what_exists_passes_the_check(pipeline, text):
     ALL.check(text.words, pipeline.networks.mmdit.config, num_steps=8)
