@@ -144,6 +144,8 @@ class Intervention:
         Raises:
             InputError: if there is no such word, block, head or step; the message says what there is.
         """
+        if self.changes and first >= num_steps:
+            raise InputError(f"no step is left for {self} after all {num_steps}; fork at an earlier step")
         for change in self.changes:
             _edit(change, tokens, config)
             start, stop = change.steps or (first, num_steps)

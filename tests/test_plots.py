@@ -27,7 +27,8 @@ def pictures(figure):
 
 
 def titles(figure):
-    return [axes.get_title() for axes in figure.axes if axes.get_title()]
+    """Those of the panels, which may be broken into lines."""
+    return [axes.get_title().replace("\n", " ") for axes in figure.axes if axes.get_title().strip()]
 
 
 def test_schedule_draws_every_sigma_of_every_run(run):
@@ -113,6 +114,12 @@ def test_maps_are_told_apart_by_what_differs(run):
     ]
 
 
+def test_maps_of_other_blocks_say_which(run):
+    blocks = (2, (0, 1, 2), (0, 3))
+    figure = plots.maps(run, [run.attention(1, "cat", some) for some in blocks])
+    assert titles(figure) == ["cat, block 2", "cat, blocks 0-2", "cat, blocks 0, 3"]
+
+
 def test_concepts_are_drawn_one_panel_each(run):
     found = run.concepts(["cat", "dog"], step=1)
     figure = plots.maps(run, found)
@@ -174,6 +181,42 @@ def test_a_tree_shows_each_run_from_its_fork_on(run):
     labels = [text.get_text() for axes in figure.axes for text in axes.texts]
     assert labels == [branch.label for branch in run.tree().branches]
     assert len(figure.patches) + len(figure.artists) == 1  # one fork, one line
+
+
+def test_a_tree_shows_an_unfinished_run_so_far():
+    root = stubs.session().start("a cat", num_steps=8).finish()
+    fork = root.fork(3, prompt="a dog")  # between the columns for steps 2 and 4
+    own = [axes for axes in plots.tree(root, count=5).figure.axes if axes.images]
+    assert [axes.get_xlabel() for axes in own][-2:] == ["end", "so far"]
+    assert np.array_equal(own[-1].images[0].get_array(), np.array(fork.image()))
+
+
+def test_nothing_written_leaves_its_figure():
+    run = stubs.session().start("a very long prompt about a cat", num_steps=2, latent_size=(4, 16)).finish()
+    fork = run.fork(1, intervention=cut("cat", queries="image") + cut("prompt", blocks=(0, 1, 2)))
+    for figure in (
+        plots.tree(fork),
+        plots.effect(run, run.effect(cut("cat") + cut("prompt", blocks=(0, 2)) + cut("long"), 1)),
+        plots.maps(run, run.attention(1, "cat")),
+        plots.maps(run, [run.attention(1, word) for word in (["very", "long", "prompt", "about"], "PAD")]),
+    ):
+        figure.draw_without_rendering(), figure.canvas.draw()  # the layout, then where all stands in it
+        texts = [text for axes in figure.axes for text in (axes.title, axes.yaxis.label, *axes.texts)]
+        texts += [*figure.texts, *(axes.xaxis.label for axes in figure.axes)]
+        boxes = np.array([text.get_window_extent().extents for text in texts if text.get_text().strip()])
+        assert boxes.min() > -1 and (boxes[:, 2:] < figure.bbox.size + 1).all()  # pixels
+
+
+def test_panels_have_the_shape_of_their_pictures():
+    wide, tall = (
+        plots.filmstrip(stubs.session().start("a cat", num_steps=2, latent_size=size).finish())
+        for size in ((8, 16), (16, 8))
+    )
+    assert wide.get_figheight() < tall.get_figheight()
+    for figure in (wide, tall):
+        figure.canvas.draw()
+        panel = figure.axes[0].get_window_extent()
+        assert panel.width * panel.height > 0.3 * np.prod(figure.bbox.size) / 4
 
 
 def test_a_tree_without_steps_is_refused():

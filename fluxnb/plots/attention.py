@@ -11,7 +11,7 @@ from fluxnb import checks
 from fluxnb.effect import Effect
 from fluxnb.errors import InputError
 from fluxnb.maps import AttentionMap, ConceptMaps, Ledger
-from fluxnb.plots.canvas import HEAT, PANEL, panels, row_of, show, styles
+from fluxnb.plots.canvas import HEAT, MEDIUM, panels, row_of, shaped, show, styles, wrapped
 from fluxnb.run import KINDS, Run
 from fluxnb.trust import NAMES, Trust, measured
 
@@ -35,9 +35,7 @@ CONTROLS = {
 TOLD = {
     "step": lambda one: f"step {one.step}",
     "direction": lambda one: one.direction.replace("_", " "),
-    "blocks": lambda one: (
-        f"blocks {one.blocks[0]}-{one.blocks[-1]}" if one.blocks[1:] else f"block {one.blocks[0]}"
-    ),
+    "blocks": lambda one: _blocks(one.blocks),
     "heads": lambda one: "all heads" if one.heads == "mean" else f"head {one.heads}",
 }
 """What a map's title says beside its word, where the maps of a figure differ in it."""
@@ -71,9 +69,10 @@ def maps(
     pictures = {step: run.image(step, kind) for step in {step for _, _, step in drawn}}
     rows, columns = row_of(len(drawn))
     bar = 0.9  # inches, for a scale with its numbers
-    figure, grid = panels(rows, columns, (PANEL + 0.1 + (0 if same_scale else bar / 2), PANEL + 0.2))
+    width, height = shaped(run.latent_size)
+    figure, grid = panels(rows, columns, (width + 0.1 + (0 if same_scale else bar / 2), height + 0.3))
     if same_scale:
-        figure.set_figwidth(figure.get_figwidth() + bar)
+        figure.set_size_inches(figure.get_figwidth() + bar, max(figure.get_figheight(), 1.8))
     for axes in grid.flat[len(drawn) :]:
         axes.set_axis_off()
     for axes, (title, weights, step) in zip(grid.flat, drawn, strict=False):
@@ -81,13 +80,15 @@ def maps(
         extent = (0, w, h, 0)
         show(axes, pictures[step], extent=extent)
         highest = top if same_scale else weights.max()
+        title = wrapped(title, width)
         heat = show(
             axes, weights, title, extent=extent, cmap=HEAT, alpha=opacity, vmin=0, vmax=highest or 1.0
         )
         if not same_scale:
             figure.colorbar(heat, ax=axes, shrink=0.7)
     if same_scale:
-        figure.colorbar(heat, ax=list(grid.flat), shrink=0.8, label=_unit(maps))
+        scale = figure.colorbar(heat, ax=list(grid.flat), shrink=0.8)
+        scale.set_label(_unit(maps), fontsize="small")
     return figure
 
 
@@ -105,6 +106,14 @@ def _panels(maps: AttentionMap | ConceptMaps | Iterable[AttentionMap]) -> list[t
     told = [field for field in TOLD if len({getattr(one, field) for one in maps}) > 1]
     titles = (", ".join([one.word, *(TOLD[field](one) for field in told)]) for one in maps)
     return [(title, one.weights, one.step) for title, one in zip(titles, maps, strict=True)]
+
+
+def _blocks(blocks: tuple[int, ...]) -> str:
+    """Names blocks, rising numbers: "block 3", "blocks 0-5", or "blocks 0, 3, 4"."""
+    if len(blocks) == 1:
+        return f"block {blocks[0]}"
+    is_all = blocks == tuple(range(blocks[0], blocks[-1] + 1))
+    return f"blocks {blocks[0]}-{blocks[-1]}" if is_all else f"blocks {', '.join(map(str, blocks))}"
 
 
 def _unit(maps: AttentionMap | ConceptMaps | Iterable[AttentionMap]) -> str:
@@ -128,16 +137,19 @@ def ledger(ledger: Ledger, query: str = "image tokens", along: str = "block", *,
     top = checks.number("top", top, above=0, high=1)
     heights = ledger.bars(query, along)  # (bars, keys)
     names = {"step": ledger.steps, "block": ledger.blocks, "head": ledger.heads}[along]
-    figure, grid = panels(1, 1, (max(4.5, 2.5 + 0.4 * len(names)), 3))
+    bars, words = len(names), len(ledger.keys)
+    figure, grid = panels(1, 1, (min(max(4.5, 2.5 + 0.4 * bars), 12), max(3, 0.4 + 0.2 * words)))
     axes, base = grid[0, 0], np.zeros(len(names))
     style = styles()
     for key, bar in zip(ledger.keys, heights.T, strict=True):
         colour, hatch = GREYS.get(key) or next(style)[::2]
-        axes.bar(range(len(names)), bar, bottom=base, label=key, color=colour, hatch=hatch, edgecolor="white")
+        axes.bar(range(bars), bar, bottom=base, label=key, color=colour, hatch=hatch, edgecolor="white")
         base = base + bar
     title = f"where {query} look" if query.endswith("tokens") else f"where {query!r} looks"
     axes.set(xlabel=along, ylabel="share of attention", ylim=(0, top), title=title)
-    axes.set_xticks(range(len(names)), [str(name) for name in names])
+    shown = range(0, bars, 1 + (bars - 1) // 30)
+    axes.set_xticks(shown, [str(names[i]) for i in shown])
+    axes.set_xlim(-0.7, bars - 0.3)
     handles, labels = axes.get_legend_handles_labels()  # from top to bottom, as the bars stand
     axes.legend(handles[::-1], labels[::-1], loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     return figure
@@ -158,10 +170,14 @@ def effect(run: Run, effect: Effect) -> Figure:
     if effect.pictures is not None:
         without, with_it = effect.pictures
         drawn += [("end, without", without, {}), ("end, with", with_it, {})]
-    figure, grid = panels(1, len(drawn), (PANEL + 0.4, PANEL + 0.7))
+    width, height = shaped(run.latent_size)
+    figure, grid = panels(1, len(drawn), (width + 0.4, height + 0.8))
     for axes, (title, picture, options) in zip(grid[0], drawn, strict=True):
-        show(axes, picture, title, **options)
-    figure.suptitle(f"{effect.intervention}, step {effect.step}, sigma {effect.sigma:.2f}", fontsize="medium")
+        show(axes, picture, wrapped(title, width + 0.4), **options)
+    title = f"{effect.intervention}, step {effect.step}, sigma {effect.sigma:.2f}"
+    title = wrapped(title, figure.get_figwidth(), MEDIUM)
+    figure.set_figheight(figure.get_figheight() + 0.2 * title.count("\n"))
+    figure.suptitle(title, fontsize="medium")
     return figure
 
 
@@ -194,7 +210,8 @@ def trust(
         for group, (colour, marker, _) in zip(blocks, styles(), strict=False):
             line = sorted((one for one in mine if one.blocks == group), key=lambda one: one.sigma)
             if line:
-                _line(axes, line, f"{group} blocks", colour, marker)
+                name = f"block {group}" if group.isdigit() else f"{group} blocks"
+                _line(axes, line, name, colour, marker)
         _controls(axes, mine)
         axes.set(title=NAMES[method], xlabel="noise level sigma", ylim=(0, 1))
     grid[0, 0].set_ylabel("average precision")

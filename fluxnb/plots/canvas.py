@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from itertools import count, cycle
 
 import matplotlib.pyplot as plt
@@ -17,6 +18,7 @@ HATCHES = ("", "//", "..", "\\\\", "xx", "--", "++")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 HEAT = "inferno"
 PANEL = 1.7  # inches a side
+SMALL, MEDIUM = 0.07, 0.085  # inches a letter takes in matplotlib's small and medium type
 
 
 def panels(rows: int, columns: int, size: tuple[float, float] = (PANEL, PANEL)) -> tuple[Figure, np.ndarray]:
@@ -31,12 +33,28 @@ def panels(rows: int, columns: int, size: tuple[float, float] = (PANEL, PANEL)) 
     return figure, grid
 
 
+def shaped(latent_size: tuple[int, int], side: float = PANEL) -> tuple[float, float]:
+    """Returns the width and height in inches of a panel for pictures of a size, its longer side `side`.
+
+    One for narrow pictures is wider than they are, so that a title has room.
+    """
+    height, width = latent_size
+    scale = side / max(height, width)
+    return max(0.6 * side, scale * width), scale * height
+
+
 def show(axes: Axes, picture: Image.Image | np.ndarray, title: str = "", **options):
     """Shows a picture or a map in a panel without ticks, and returns matplotlib's image of it."""
     axes.set(xticks=[], yticks=[])
     if title:
         axes.set_title(title, fontsize="small")
     return axes.imshow(picture, **options)
+
+
+def wrapped(text: str, width: float, letter: float = SMALL) -> str:
+    """Breaks lines of text that are longer than so many inches; `letter`: inches that one takes."""
+    letters = max(1, int(width / letter))
+    return "\n".join(textwrap.fill(line, letters) for line in text.split("\n"))
 
 
 def styles():

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from fluxnb import checks
 from fluxnb.errors import InputError
-from fluxnb.plots.canvas import COLOURS, panels, show, styles
+from fluxnb.plots.canvas import COLOURS, panels, shaped, show, styles
 from fluxnb.run import KINDS, Run
 from fluxnb.trajectory import Trajectory
 
@@ -34,7 +34,7 @@ def schedule(runs: Run | Iterable[Run], marked: Iterable[int] = ()) -> Figure:
     axes = grid[0, 0]
     for run, (colour, marker, _) in zip(runs, styles(), strict=False):
         shift = "own sigmas" if run.shift is None else f"shift {run.shift:.3g}"
-        label = f"{shift}, {run.num_steps} steps"
+        label = f"{shift}, {run.num_steps} step{'s' if run.num_steps > 1 else ''}"
         axes.plot(run.sigmas, color=colour, marker=marker, markersize=4, label=label)
     for i, step in enumerate(marked):
         step = checks.whole("a marked step", step, -1, runs[0].num_steps) % len(runs[0].sigmas)
@@ -50,7 +50,7 @@ def schedule(runs: Run | Iterable[Run], marked: Iterable[int] = ()) -> Figure:
             textcoords="offset points",
             fontsize="small",
         )
-    axes.set(xlabel="step", ylabel="noise level sigma", ylim=(0, 1.15))
+    axes.set(xlabel="step", ylabel="noise level sigma", ylim=(-0.06, 1.15))
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     return figure
@@ -77,7 +77,8 @@ def filmstrip(run: Run, count: int = 6, kinds: Iterable[str] = ("clean", "noisy"
     for kind in kinds:
         checks.choice("a kind", kind, ROWS)
     shown = sorted({round(i * last / max(count - 1, 1)) for i in range(count)})
-    figure, rows = panels(len(kinds), len(shown), (1.5, 1.6))
+    width, height = shaped(run.latent_size, 1.5)
+    figure, rows = panels(len(kinds), len(shown), (width, height + 0.2))
     for kind, row in zip(kinds, rows, strict=True):
         pictures, options, label = (
             _differences(run, shown)
@@ -123,6 +124,7 @@ def trajectory(way: Trajectory) -> Figure:
         plane.annotate(name, (x, y), (5, 5), textcoords="offset points", fontsize="small")
     first, second = way.explained
     plane.set(xlabel=f"1st component, {first:.0%} of variance", ylabel=f"2nd component, {second:.0%}")
+    plane.margins(0.15)  # room for the two words
     plane.set_aspect("equal", adjustable="datalim")
     plane.legend(frameon=False, fontsize="small")
     speed.plot(way.speeds, color=COLOURS[0], marker="o", markersize=4)
@@ -130,5 +132,6 @@ def trajectory(way: Trajectory) -> Figure:
     turn.plot(range(1, len(way.speeds)), way.angles, color=COLOURS[5], marker="^", markersize=4)
     turn.set(xlabel="step", ylabel="turn from the step before (degrees)", ylim=(0, None))
     for axes in (speed, turn):
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set_xlim(-0.5, len(way.speeds) - 0.5)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     return figure
