@@ -58,6 +58,17 @@ def number(
     return result
 
 
+def flag(name: str, value: object) -> bool:
+    """Returns `value` if it is True or False.
+
+    Raises:
+        InputError: if it is anything else, be it true or false.
+    """
+    if not isinstance(value, bool):
+        raise InputError(f"{name} is {value!r}; give True or False")
+    return value
+
+
 def text(name: str, value: object) -> str:
     """Returns `value` if it is a string that can be written down.
 

@@ -10,12 +10,17 @@
     FluxnbWarning (UserWarning)    something was done, but not all that was asked
     └── PromptWarning              a prompt was cut, or is empty
 
-Each says in one sentence what came, what was expected and what to do.
+Each says in one line what came, what was expected and what to do. Names in it come from files and from the
+hub, so what would steer a terminal is spelled out: "\\x1b".
 """
 
 
 class FluxnbError(Exception):
     """Base of every error that fluxnb raises on purpose."""
+
+    def __str__(self) -> str:
+        """Gives the message in printable characters."""
+        return _printable(super().__str__())
 
 
 class InputError(FluxnbError, ValueError):
@@ -41,6 +46,15 @@ class BackendError(FluxnbError, ImportError):
 class FluxnbWarning(UserWarning):
     """Base of every warning that fluxnb gives."""
 
+    def __str__(self) -> str:
+        """Gives the message in printable characters."""
+        return _printable(super().__str__())
+
 
 class PromptWarning(FluxnbWarning):
     """A prompt was cut, or is empty."""
+
+
+def _printable(message: str) -> str:
+    """Spells line breaks, control characters and halves of characters as Python does."""
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in message)

@@ -37,7 +37,8 @@ class Step(Brief):
         index: Its number in the run, from 0.
         sigma: Noise level before it, 0..1.
         sigma_next: Noise level after it, 0..1.
-        latents: Before it, float32 (1, H, W, C), evaluated; `numpy.asarray` reads it, as any array of MLX.
+        latents: Before it, float32 (1, H, W, C), evaluated. `numpy.array` copies it; `numpy.asarray` shares
+            its memory, so write to no such array.
         velocity: At `latents` and `sigma`, guidance included; the same shape.
         seconds: Wall time that it took.
     """

@@ -13,7 +13,7 @@ import numpy as np
 from mlx.utils import tree_flatten
 
 from fluxnb.checkpoints.catalog import ENTRIES
-from fluxnb.checkpoints.store import Networks
+from fluxnb.checkpoints.networks import Networks
 from fluxnb.pipeline import FluxPipeline
 
 SAMPLED = 16  # tensors of a network whose first numbers are read

@@ -56,7 +56,8 @@ class AttentionMap(Brief):
         text: (words,), or (heads, words): the same as `weights` for the words of the prompt. Rows: how much
             of the subject's attention goes to all tokens of that word. Columns: how much of that word's
             attention goes to the subject, the mean over its tokens.
-        trust: How well such maps find objects, where that was measured; None where it was not.
+        trust: How well such maps find objects, where that was measured: for a whole word, the mean over all
+            heads and a step without an intervention; None where it was not.
     """
 
     weights: np.ndarray
@@ -123,7 +124,7 @@ class Ledger(Brief):
             along: "step", "block" or "head": a bar for each.
 
         Returns:
-            (bars, keys), float32; rows sum to 1.
+            (bars, keys), float32; rows sum to 1, or are NaN where there is nothing to take the mean of.
 
         Raises:
             InputError: if there is no such group or axis.
@@ -132,7 +133,10 @@ class Ledger(Brief):
         axes = ("step", "block", "head")
         kept = axes.index(checks.choice("along", along, axes))
         others = tuple(axis for axis in range(3) if axis != kept)
-        return np.nanmean(self.shares[:, :, :, query], axis=others)
+        shares = self.shares[:, :, :, query]
+        there = ~np.isnan(shares)
+        total, count = np.where(there, shares, 0).sum(axis=others), there.sum(axis=others)
+        return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -145,7 +149,8 @@ class ConceptMaps(Brief):
         steps: Indices of the steps averaged over.
         sigmas: Noise levels of the steps.
         blocks: Numbers of the double blocks averaged over.
-        trust: How well such maps find objects, where that was measured; None where it was not.
+        trust: How well such maps find objects, where that was measured: for one step without an intervention;
+            None where it was not.
     """
 
     weights: np.ndarray

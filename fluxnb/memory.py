@@ -69,7 +69,8 @@ def check(networks: Networks | SwappedNetworks, latent_size: tuple[int, int]) ->
     height, width = latent_size
     raise InputError(
         f"{8 * width} x {8 * height} pixels would take about {_gb(needed)} beside the {_gb(used)} in use, "
-        f"and this machine has {_gb(there)}; try latent_size={fitting}, quantize=4 or low_memory_mode=True"
+        f"and this machine has {_gb(there)}; try {8 * fitting[1]} x {8 * fitting[0]} pixels, "
+        f"latent_size={fitting}, or quantize=4 or low_memory_mode=True"
     )
 
 

@@ -124,7 +124,7 @@ def from_text(text: str) -> Recipe:
             )
         recipe = Recipe(
             model=checks.label("model", tree.pop("model")),
-            is_own=_flag("is_own", tree.pop("is_own")),
+            is_own=checks.flag("is_own", tree.pop("is_own")),
             loading=_loading(**tree.pop("loading")),
             settings=from_tree(tree.pop("settings")),
             versions=tuple(checks.label("a version", version) for version in tree.pop("versions")),
@@ -194,19 +194,12 @@ def _no_constant(name: str) -> None:
     raise ValueError(name)
 
 
-def _flag(name: str, value: object) -> bool:
-    """Checks True or False."""
-    if not isinstance(value, bool):
-        raise InputError(f"{name} is {value!r}; it should be true or false")
-    return value
-
-
 def _loading(revision, low_memory_mode, a16, w16, quantize) -> Loading:
     """Checks how a model was loaded."""
     return Loading(
         checks.optional(checks.label, "revision", revision),
-        _flag("low_memory_mode", low_memory_mode),
-        _flag("a16", a16),
-        _flag("w16", w16),
+        checks.flag("low_memory_mode", low_memory_mode),
+        checks.flag("a16", a16),
+        checks.flag("w16", w16),
         checks.optional(checks.whole, "quantize", quantize, 1, 16),
     )

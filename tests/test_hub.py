@@ -308,7 +308,7 @@ def test_a_revision_can_be_pinned_and_an_unknown_one_is_refused(repo):
     refused(InputError, f"{TINY} has no revision 'v2'", "leave revision out", revision="v2")
 
 
-@pytest.mark.parametrize("revision", ["", 7, "../../etc"])
+@pytest.mark.parametrize("revision", ["", 7, "../../etc", "/etc/passwd", "main\n"])
 def test_what_is_no_revision_is_refused_at_once(repo, revision):
     refused(InputError, f"revision is {revision!r}", revision=revision)
     assert repo.requests == []

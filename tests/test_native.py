@@ -182,6 +182,15 @@ def test_an_interrupted_save_leaves_nothing(small, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_every_file_that_a_tokenizer_can_be_read_from_is_copied(whole, tmp_path):
+    folder = tiny.link(whole, tmp_path / "old")
+    (folder / "tokenizer_2" / "spiece.model").write_bytes(b"all that transformers saved before version 5")
+    saved = FluxPipeline(folder).save(tmp_path / "new")
+    for name in native.TOKENIZERS:
+        held, copied = ({path.name for path in (one / name).iterdir()} for one in (folder, saved))
+        assert copied == held
+
+
 def test_networks_without_files_cannot_be_saved(tmp_path):
     with pytest.raises(InputError, match="tokenizers were read from"):
         stubs.pipeline().save(tmp_path / "new")
@@ -195,6 +204,14 @@ def test_networks_without_files_cannot_be_saved(tmp_path):
         ({"configs": None}, "has no configs of mmdit, vae, clip, t5"),
         ({"entry": []}, "entry has not the fields of Entry"),
         ({"entry.num_steps": -1}, "entry.num_steps is -1"),
+        ({"entry.num_steps": 0}, "num_steps is 0; give"),
+        ({"entry.latent_size": [3]}, r"latent_size is \(3,\); give"),
+        ({"entry.shift": 0}, "shift is 0; give"),
+        ({"entry.max_tokens": 1}, "max_tokens is 1; give"),
+        ({"entry.licence": "\x1b[2J"}, "licence is .*, which is no name"),
+        ({"entry.guidance": 3.5}, "entry.guidance is 3.5, but configs.mmdit.guidance is false"),
+        ({"configs.mmdit.depth": 10**9}, "depth is 1000000000; give"),
+        ({"configs.vae.scale_factor": 0}, "scale_factor is 0; give"),
         ({"entry.latent_size": [1.5, 2]}, "entry.latent_size is"),
         ({"entry.more": 1}, "entry has not the fields"),
         ({"configs.mmdit.heads": "many"}, "configs.mmdit.heads is 'many'"),

@@ -48,6 +48,11 @@ def test_schedule_points_out_marked_steps_with_their_noise_level(run):
         plots.schedule(run, marked=[4])
 
 
+def test_labels_of_neighbouring_marks_stand_on_both_sides(run):
+    a, b = plots.schedule(run, marked=[1, 2]).axes[0].texts
+    assert a.get_ha() != b.get_ha()
+
+
 def test_own_sigmas_are_called_so():
     own = stubs.session().start("a cat", sigmas=(1, 0.3, 0))
     assert plots.schedule(own).axes[0].get_legend().get_texts()[0].get_text() == "own sigmas, 2 steps"

@@ -128,7 +128,7 @@ def test_settings_of_a_model_of_another_kind_are_refused(pipe, drawn):
         ({"colour": 1}, "holds 'colour', which is unknown"),
         ({"model": 3}, "model is 3"),
         ({"model": "a\x1b[2Jb"}, r"model is 'a\\x1b\[2Jb', which is no name"),
-        ({"is_own": 1}, "is_own is 1; it should be true or false"),
+        ({"is_own": 1}, "is_own is 1; give True or False"),
         ({"versions": ["0.1.0"]}, "versions"),
         ({"versions": [1, 2]}, "a version is 1"),
         ({"versions": None}, "the recipe is damaged"),

@@ -52,10 +52,20 @@ def test_a_model_on_the_hub_needs_the_hub():
         sources.locate("black-forest-labs/FLUX.1-dev")
 
 
-@pytest.mark.parametrize("arguments", [{"model_version": 3}, {"local_ckpt": 3}, {"model_version": None}])
+@pytest.mark.parametrize(
+    "arguments", [{"model_version": 3}, {"local_ckpt": 3}, {"model_version": None}, {"local_ckpt": ""}]
+)
 def test_what_is_no_path_is_refused(arguments):
-    with pytest.raises(InputError, match=r" is (3|None); give the path of a folder or a safetensors file"):
+    with pytest.raises(InputError, match=r" is (3|None|empty); give .*the path of a folder or a safetensor"):
         sources.locate(**{"model_version": "fluxnb/demo"} | arguments)
+
+
+@pytest.mark.parametrize("path", ["a" * 5000, "./" + "a" * 5000, "./a\0b", "~nobody-of-that-name/flux"])
+def test_a_path_that_cannot_be_is_not_there(path):
+    with pytest.raises((UnknownModelError, CheckpointError), match=r"there is no "):
+        sources.locate(path)
+    with pytest.raises(CheckpointError, match=r"there is no "):
+        sources.locate("fluxnb/demo", local_ckpt=path)
 
 
 def test_what_is_on_this_disk_has_no_revision(folder):

@@ -14,6 +14,7 @@ from fluxnb.checkpoints.parts import FOLDERS
 from fluxnb.errors import CheckpointError, InputError, UnknownModelError
 from fluxnb.model.config import MMDiTConfig, dev, schnell
 
+HEAD = (20_000).to_bytes(8, "little")
 NETWORK = {"transformer": "mmdit", "vae": "vae", "text_encoder": "clip", "text_encoder_2": "t5"}
 
 
@@ -253,6 +254,8 @@ def test_a_file_with_something_behind_it_is_refused(folder):
         ),
         (b"<!DOCTYPE html><html>404: not found</html>", "is no safetensors file"),
         (b"\x08\0\0\0\0\0\0\0[1, 2,3]", "is no safetensors file"),
+        (HEAD + b"[" * 20_000, "is no safetensors file"),
+        (HEAD + b'{"a": {"dtype": [], "shape": [], "data_offsets": [0, 0]}}'.ljust(20_000), "holds a as []"),
     ],
 )
 def test_what_is_no_safetensors_file_is_called_what_it_is(folder, content, words):
@@ -274,6 +277,14 @@ def test_missing_weights_are_missed(folder):
     refused(folder, "holds no safetensors file, but config.json")
 
 
+def test_a_head_that_claims_terabytes_is_not_read(folder):
+    path = weights_of(folder, "vae")
+    path.unlink()
+    path.write_bytes((1 << 42).to_bytes(8, "little"))
+    os.truncate(path, (1 << 42) + 8)  # of holes
+    refused(folder, str(path), "is no safetensors file")
+
+
 def test_a_missing_shard_is_named(folder):
     index, placed = shard(folder, "transformer")
     file = sorted(set(placed.values()))[1]
@@ -291,6 +302,12 @@ def test_an_index_that_does_not_fit_its_shards_is_refused(folder):
     refused(folder, "says that more is in", "but it is in none")
     tiny.save_json(index, {"weight_map": placed | {tensor: "../../elsewhere.safetensors"}})
     refused(folder, "lies in another folder")
+    tiny.save_json(index, {"weight_map": placed | {tensor: "/etc/passwd"}})
+    refused(folder, "lies in another folder")
+    tiny.save_json(index, {"weight_map": placed | {tensor: ".."}})
+    refused(folder, "cannot be read")
+    tiny.save_json(index, {"weight_map": placed | {tensor: "a\0b"}})
+    refused(folder, "cannot be read", "a\\x00b")
     tiny.save_json(index, {"metadata": {}})
     refused(folder, "has no weight_map")
 
@@ -319,6 +336,12 @@ def test_what_is_no_checkpoint_is_refused(folder, tmp_path):
         ("transformer/config.json", {"num_layers": "two"}, "num_layers is 'two', expected a whole number"),
         ("transformer/config.json", {"num_layers": None}, "lacks num_layers"),
         ("transformer/config.json", {"guidance_embeds": 1}, "guidance_embeds is 1, expected true or false"),
+        ("transformer/config.json", {"num_layers": 10**9}, "depth is 1000000000; give an integer in 1..200"),
+        ("transformer/config.json", {"num_attention_heads": 10**9}, "heads is 1000000000; give"),
+        ("vae/config.json", {"scaling_factor": 0.0}, "scale_factor is 0.0; give a finite number above 0"),
+        ("vae/config.json", {"shift_factor": float("nan")}, "shift_factor is nan, expected a number"),
+        ("text_encoder_2/config.json", {"vocab_size": 10**12}, "vocab_size is 1000000000000; give"),
+        ("scheduler/scheduler_config.json", {"shift": 0.0}, "shift is 0.0; give a finite number above 0"),
         ("transformer/config.json", {"patch_size": 2}, "patch_size is 2, expected 1"),
         ("transformer/config.json", {"axes_dims_rope": [8, 8, 8]}, "axes_dim (8, 8, 8) sum to 24"),
         ("transformer/config.json", {"axes_dims_rope": 32}, "axes_dims_rope is 32, expected a list"),
@@ -363,7 +386,7 @@ def test_a_tokenizer_larger_than_its_encoder_is_refused(folder):
     refused(folder, "vocabulary of tokenizer is 121, but the text encoder has room for 120")
 
 
-@pytest.mark.parametrize("content", ["{", "[1]", ""])
+@pytest.mark.parametrize("content", ["{", "[1]", "", "[" * 100_000, '"\\ud800'])
 def test_a_config_that_is_no_json_object_is_refused(folder, content):
     path = folder / "vae" / "config.json"
     path.unlink()
@@ -386,6 +409,12 @@ def test_a_folder_of_flux_is_known_by_its_sizes():
 def test_bits_that_are_not_possible_are_refused(bits, whole):
     with pytest.raises(InputError, match=r"quantize is .*; give one of 3, 4, 6, 8, or None"):
         store.load(local_ckpt=whole, quantize=bits)
+
+
+@pytest.mark.parametrize("name", ["low_memory_mode", "a16", "w16"])
+def test_a_switch_is_true_or_false(name):
+    with pytest.raises(InputError, match=rf"{name} is 'no'; give True or False"):
+        store.load(**{name: "no"})
 
 
 def test_quantize_leaves_the_small_networks_in_floats(whole):

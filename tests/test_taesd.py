@@ -94,7 +94,9 @@ def test_what_is_no_tiny_autoencoder_for_these_latents_is_refused(tmp_path, sett
         taesd.load(tmp_path, 16)
 
 
-@pytest.mark.parametrize("source", ["", 3, "no/such/folder", "nowhere.safetensors"])
+@pytest.mark.parametrize(
+    "source", ["", 3, "no/such/folder", "nowhere.safetensors", "a" * 5000, "a/b--c", "a/b..c"]
+)
 def test_what_is_neither_a_path_nor_a_name_is_refused_without_asking_the_hub(source, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(InputError, match="give a path, or a name on the hub: 'madebyollin/taef1'"):

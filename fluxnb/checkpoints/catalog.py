@@ -5,6 +5,7 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
+from fluxnb import checks
 from fluxnb.checkpoints.places import Place, diffusers, diffusionkit
 from fluxnb.errors import UnknownModelError
 
@@ -50,6 +51,16 @@ class Entry:
     max_shift: float = 1.15
     places: tuple[Place, ...] = ()
     commit: str | None = None
+
+    def __post_init__(self):
+        checks.label("licence", self.licence)
+        checks.whole("num_steps", self.num_steps, 1)
+        checks.latent_size(self.latent_size)
+        checks.whole("text_length", self.text_length, 1)
+        checks.optional(checks.number, "shift", self.shift, above=0)
+        checks.optional(checks.number, "guidance", self.guidance, low=0)
+        checks.number("cfg_weight", self.cfg_weight, low=0)
+        checks.whole("max_tokens", self.max_tokens, low=self.base_tokens + 1)
 
     @property
     def is_own(self) -> bool:
@@ -128,7 +139,7 @@ def find(name: str) -> Entry:
     names = {entry.name.lower(): entry for entry in ENTRIES}
     if isinstance(name, str) and name.lower() in names:
         return names[name.lower()]
-    if isinstance(name, str) and _is_repo(name) and not name.lower().startswith(OWN):
+    if isinstance(name, str) and is_repo(name) and not name.lower().startswith(OWN):
         places = (Place("model_index", name, ""), *diffusers(name))
         return replace(DEMO, name=name, licence="unknown", places=places)
     raise UnknownModelError(
@@ -137,7 +148,7 @@ def find(name: str) -> Entry:
     )
 
 
-def _is_repo(name: str) -> bool:
+def is_repo(name: str) -> bool:
     """Tells whether a name can be that of a repository, by the hub's rules."""
     return bool(HUB_NAME.fullmatch(name)) and ".." not in name and "--" not in name
 

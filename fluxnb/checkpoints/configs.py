@@ -4,7 +4,9 @@ Knows nothing of weights. A setting that would change what a network computes is
 networks do; one that only matters in training is passed over.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from fluxnb.errors import CheckpointError, InputError
 from fluxnb.model.config import CLIPConfig, MMDiTConfig, T5Config, TAESDConfig, VAEConfig
 
 REQUIRED = object()
+LARGEST = 1e6
+"""No number of a config, that is none of its sizes, exceeds this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +55,8 @@ class Settings:
     def number(self, key: str, default: Any = REQUIRED) -> float:
         """Gives a number."""
         value = self.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise self._wrong(key, value, "a number")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= LARGEST:
+            raise self._wrong(key, value, f"a number of at most {LARGEST:g}")
         return float(value)
 
     def flag(self, key: str, default: Any = REQUIRED) -> bool:
@@ -231,8 +235,9 @@ def schedule(settings: Settings, entry: Entry) -> Entry:
     for other in ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas"):
         settings.must(other, False, default=False)
     if not settings.flag("use_dynamic_shifting", False):
-        return replace(entry, shift=settings.number("shift", 1.0))
-    return replace(
+        return _changed(settings, entry, shift=settings.number("shift", 1.0))
+    return _changed(
+        settings,
         entry,
         shift=None,
         base_tokens=settings.whole("base_image_seq_len", 256),
@@ -242,7 +247,12 @@ def schedule(settings: Settings, entry: Entry) -> Entry:
     )
 
 
-def _made(settings: Settings, kind: type, **sizes: Any) -> Any:
+def _changed(settings: Settings, entry: Entry, **changes: Any) -> Entry:
+    """Changes an entry; what it cannot have is the file's fault."""
+    return _made(settings, partial(replace, entry), **changes)
+
+
+def _made(settings: Settings, kind: Callable[..., Any], **sizes: Any) -> Any:
     """Makes a config; sizes that do not go together are the file's fault."""
     try:
         return kind(**sizes)

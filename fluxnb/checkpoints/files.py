@@ -17,6 +17,7 @@ FLOATS = ("F32", "F16", "BF16")  # as safetensors names them
 SAFETENSORS = (".safetensors", ".sft")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 STEMS = ("diffusion_pytorch_model", "model")  # of the weights that diffusers and transformers read of several
+LONGEST_HEAD = 100_000_000  # bytes, safetensors' own limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ def read_json(path: Path) -> dict:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing; download the folder again") from error
-    except (OSError, ValueError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+    except (OSError, ValueError, RecursionError) as error:  # what is no UTF-8 or JSON is a ValueError
         raise CheckpointError(f"{path} is not JSON ({error}); download it again") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} holds a {type(value).__name__}, expected an object; download it again")
@@ -165,11 +166,11 @@ def read_head(path: Path) -> dict[str, Slot]:
         with path.open("rb") as file:
             start = file.read(8)
             length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-            head = file.read(length) if 2 <= length <= size - 8 else b""
+            head = file.read(length) if 2 <= length <= min(size - 8, LONGEST_HEAD) else b""
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing; download the folder again") from error
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+        raise CheckpointError(f"{path} cannot be read ({error}); download it again") from error
     if start == b"version ":
         raise CheckpointError(
             f"{path} is a Git LFS pointer of {size} bytes, not the weights; run `git lfs pull` beside it"
@@ -178,9 +179,10 @@ def read_head(path: Path) -> dict[str, Slot]:
         tensors = json.loads(head)
         tensors.pop("__metadata__", None)
         end = max((tensor["data_offsets"][1] for tensor in tensors.values()), default=0)
-        slots = {name: Slot(tensor["dtype"], tuple(tensor["shape"])) for name, tensor in tensors.items()}
-    except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
-        cut = "is cut off within its head" if size - 8 < length < 1 << 27 else "is no safetensors file"
+        slots = {name: Slot(str(tensor["dtype"]), tuple(tensor["shape"])) for name, tensor in tensors.items()}
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
+        is_cut = size - 8 < length <= LONGEST_HEAD
+        cut = "is cut off within its head" if is_cut else "is no safetensors file"
         raise CheckpointError(f"{path} {cut}; download it again") from error
     expected = 8 + length + end
     if size != expected:

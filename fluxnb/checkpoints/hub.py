@@ -30,6 +30,9 @@ from fluxnb.checkpoints.places import Place, choose
 from fluxnb.errors import CheckpointError, DownloadError, InputError
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
+REVISION = re.compile(
+    r"(?!/)(?!.*\.\.)[^\x00-\x20\x7f~^:?*\[\\]{1,200}"
+)  # as git has it (git-check-ref-format)
 SHA256 = re.compile(r"[0-9a-f]{64}")
 CHUNK = 1 << 22  # bytes
 
@@ -135,7 +138,7 @@ def absent(entry: Entry, revision: str | None = None) -> tuple[str, ...]:
 
 def _repositories(entry: Entry, revision: str | None) -> Iterator[tuple[str, tuple[Place, ...], str | None]]:
     """Gives the repositories of an entry, what lies in each, and the revision to take."""
-    if revision is not None and (not isinstance(revision, str) or not revision or ".." in revision):
+    if revision is not None and not (isinstance(revision, str) and REVISION.fullmatch(revision)):
         raise InputError(
             f"revision is {revision!r}; give the name of a branch or tag, or a commit, or leave it out"
         )

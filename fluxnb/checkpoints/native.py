@@ -37,7 +37,7 @@ from fluxnb.version import __version__
 FILE, FORMAT = "fluxnb.json", 1
 WEIGHTS = "model.safetensors"
 TOKENIZERS = ("tokenizer", "tokenizer_2")
-TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "vocab.json", "merges.txt")
+TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "spiece.model", "vocab.json", "merges.txt")
 LEFT_OUT = ("places", "commit")  # of an entry: the model lies here now
 TABLE: layouts.Table = (layouts.Rule("**", ("**",)),)
 
@@ -88,6 +88,11 @@ def read(folder: Path) -> Saved:
     entry = _record(Entry, values.get("entry"), path, "entry", LEFT_OUT)
     if entry.dtype not in DTYPES:
         raise CheckpointError(f"{path}: entry.dtype is {entry.dtype!r}; save the model again")
+    if (entry.guidance is not None) != made["mmdit"].guidance:
+        raise CheckpointError(
+            f"{path}: entry.guidance is {entry.guidance}, but configs.mmdit.guidance is "
+            f"{str(made['mmdit'].guidance).lower()}; save the model again"
+        )
     return Saved(folder, Configs(**made), entry)
 
 

@@ -7,6 +7,7 @@ configs or the hub.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def find(path: Path) -> Parts:
     Raises:
         CheckpointError: there is nothing, a pickle, no part of a FLUX.1, several files that can be one part.
     """
-    if not path.exists():
+    if not os.path.exists(path):  # which a path too long to be one only makes False
         raise CheckpointError(f"there is no {path}; give the folder or the safetensors file of a FLUX.1")
     if path.is_dir():
         return _beside(path, Parts())

@@ -44,13 +44,16 @@ def locate(
     """
     for name, value in (("model_version", model_version), ("local_ckpt", local_ckpt)):
         if not isinstance(value, (str, os.PathLike)) and (name == "model_version" or value is not None):
-            raise InputError(f"{name} is {value!r}; give the path of a folder or a safetensors file")
+            what = "a name such as 'fluxnb/demo', or " if name == "model_version" else ""
+            raise InputError(f"{name} is {value!r}; give {what}the path of a folder or a safetensors file")
+    if local_ckpt == "":
+        raise InputError("local_ckpt is empty; give the path of a folder or a safetensors file, or None")
     path = local_ckpt if local_ckpt is not None else _path(model_version)
     if path is None:
         return _named(catalog.find(model_version), revision)
     if revision is not None:
         raise InputError(f"revision is {revision!r}, but {path} has none; leave it out")
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     base = catalog.DEMO if local_ckpt is None else catalog.find(model_version)
     own = replace(base, name=str(path), licence="unknown", places=())
     parts = find(path)
@@ -63,9 +66,10 @@ def _path(model_version: str | os.PathLike) -> Path | None:
         return Path(model_version)
     if model_version.lower() in (entry.name.lower() for entry in catalog.ENTRIES):
         return None
-    path = Path(model_version).expanduser()
+    path = Path(os.path.expanduser(model_version))
     is_path = model_version.startswith((".", "/", "~")) or model_version.endswith(".safetensors")
-    return path if is_path or model_version.count("/") > 1 or (model_version and path.exists()) else None
+    is_path = is_path or model_version.count("/") > 1
+    return path if is_path or (model_version and os.path.exists(path)) else None
 
 
 def _named(entry: Entry, revision: str | None) -> tuple[Entry, Parts]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import mlx.core as mx
 import mlx.nn as nn
 
-from fluxnb import backend
+from fluxnb import backend, checks
 from fluxnb.checkpoints import catalog, components, configs, linear, native
 from fluxnb.checkpoints.catalog import Entry
 from fluxnb.checkpoints.components import Component
@@ -58,7 +58,7 @@ def load(
 
     Raises:
         UnknownModelError: no model of that name.
-        InputError: no such revision, a number of bits that is not possible.
+        InputError: no such revision, a number of bits that is not possible, a switch that is no bool.
         DownloadError: the model cannot be had from the hub; the message says why.
         CheckpointError: the files cannot be loaded as a FLUX.1; the message says why.
     """
@@ -66,6 +66,8 @@ def load(
         raise InputError(
             f"quantize is {quantize!r}; give one of {', '.join(map(str, BITS))}, or None to keep all bits"
         )
+    for name, value in (("low_memory_mode", low_memory_mode), ("a16", a16), ("w16", w16)):
+        checks.flag(name, value)
     entry, parts = locate(model_version, local_ckpt, revision)
     backend.setup()
     networks = _read(parts, entry, low_memory_mode, mx.bfloat16 if a16 else mx.float32, w16, quantize)

@@ -38,8 +38,8 @@ def load(source: str | os.PathLike, channels: int) -> TAESD:
     """
     if not isinstance(source, (str, os.PathLike)) or not os.fspath(source):
         raise InputError(f"the preview is {source!r}; give a path, or a name on the hub: 'madebyollin/taef1'")
-    path = Path(source).expanduser()
-    if not path.exists():
+    path = Path(os.path.expanduser(source))
+    if not os.path.exists(path):
         path = _fetched(str(source))
     config = configs.taesd(configs.read(path / "config.json")) if path.is_dir() else taef1()
     if config.latent_channels != channels:
@@ -53,7 +53,7 @@ def load(source: str | os.PathLike, channels: int) -> TAESD:
 
 def _fetched(name: str) -> Path:
     """Brings a tiny autoencoder from the hub."""
-    if not catalog.HUB_NAME.fullmatch(name):
+    if not catalog.is_repo(name):
         raise InputError(f"there is no {name}; give a path, or a name on the hub: 'madebyollin/taef1'")
     from fluxnb.checkpoints import hub  # only now: huggingface_hub takes some tenths of a second
 

@@ -1,8 +1,20 @@
 """Sizes of the networks as frozen records, those of FLUX.1 as functions; knows nothing of arrays or files."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
+from fluxnb import checks
 from fluxnb.errors import InputError
+
+LARGEST, DEEPEST, LEVELS = 1 << 20, 200, 16
+"""Most of a width or a vocabulary, of layers, and of levels: a network is built before it is compared with
+the files, and files may say anything."""
+
+DEPTHS = ("depth", "depth_single", "layers", "encoder_blocks", "decoder_blocks")
+"""What counts layers."""
+
+MAY_BE_0 = ("depth_single", "eos_token", "shift_factor")
+"""What need not be above 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +50,8 @@ class MMDiTConfig:
     guidance: bool = False
 
     def __post_init__(self):
+        _check(self)
+        checks.whole("heads * head_dim", self.width, 1, LARGEST)
         if self.axes_dim and sum(self.axes_dim) != self.head_dim:
             raise InputError(
                 f"axes_dim {self.axes_dim} sum to {sum(self.axes_dim)}, head_dim is {self.head_dim}; "
@@ -83,6 +97,9 @@ class T5Config:
     max_distance: int = 128
     eps: float = 1e-6
 
+    def __post_init__(self):
+        _check(self)
+
 
 @dataclass(frozen=True, slots=True)
 class CLIPConfig:
@@ -110,6 +127,7 @@ class CLIPConfig:
     eps: float = 1e-5
 
     def __post_init__(self):
+        _check(self)
         if self.width % self.heads:
             raise InputError(
                 f"width {self.width} is not a multiple of heads {self.heads}; choose one that is"
@@ -141,6 +159,7 @@ class VAEConfig:
     eps: float = 1e-6
 
     def __post_init__(self):
+        _check(self)
         if any(n % self.groups for n in self.channels):
             raise InputError(
                 f"channels {self.channels} are not all multiples of groups {self.groups}; choose such"
@@ -168,6 +187,9 @@ class TAESDConfig:
     image_channels: int = 3
     scale_factor: float = 1.0
     shift_factor: float = 0.0
+
+    def __post_init__(self):
+        _check(self)
 
 
 def schnell() -> MMDiTConfig:
@@ -198,3 +220,18 @@ def flux_vae() -> VAEConfig:
 def taef1() -> TAESDConfig:
     """Gives the sizes of TAEF1, the tiny autoencoder for FLUX.1's latents."""
     return TAESDConfig()
+
+
+def _check(config: Any) -> None:
+    """Refuses sizes that no network has."""
+    for field in fields(config):
+        value = getattr(config, field.name)
+        numbers = value if isinstance(value, tuple) else (value,)
+        checks.whole(f"the number of {field.name}", len(numbers), high=LEVELS)
+        for number in numbers:
+            if isinstance(number, float):
+                above = None if field.name in MAY_BE_0 else 0
+                checks.number(field.name, number, above=above, high=LARGEST)
+            elif number is not None and not isinstance(number, bool):
+                most = DEEPEST if field.name in DEPTHS else LARGEST
+                checks.whole(field.name, number, int(field.name not in MAY_BE_0), most)
