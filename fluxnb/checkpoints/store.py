@@ -13,7 +13,7 @@ from fluxnb import backend, checks
 from fluxnb.checkpoints import catalog, components, configs, linear, native
 from fluxnb.checkpoints.catalog import Entry
 from fluxnb.checkpoints.components import Component
-from fluxnb.checkpoints.fill import fill
+from fluxnb.checkpoints.fill import fill, match
 from fluxnb.checkpoints.networks import DTYPES, PARTS, Configs, Networks, SwappedNetworks
 from fluxnb.checkpoints.parts import Parts
 from fluxnb.checkpoints.quantised import BITS
@@ -102,12 +102,14 @@ def _read(
 
     def filled(name: str, component: Component) -> nn.Module:
         network = NETWORKS[name](component.config)
-        asked = bits if name in QUANTISED else None
-        return fill(network, component.table, component.tensors, DTYPES[entry.dtype], asked)
+        return fill(network, component.table, component.tensors, DTYPES[entry.dtype], asked.get(name))
 
+    asked = dict.fromkeys(QUANTISED, bits)
     fit = linear.read(parts.vae, sizes.vae.latent_channels)
     common = (clip_tokenizer, t5_tokenizer, entry, fit, streams, (parts.tokenizer, parts.tokenizer_2))
     if low_memory:
+        for name, component in found.items():  # now, not when it is needed
+            match(NETWORKS[name](component.config), component.table, component.tensors, asked.get(name))
         return SwappedNetworks(sizes, lambda name: filled(name, opened(name)), *common)
     networks = {name: filled(name, found.pop(name)) for name in PARTS}
     mx.clear_cache()  # what the reading took
