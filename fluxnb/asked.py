@@ -18,7 +18,7 @@ from fluxnb.model.config import MMDiTConfig
 from fluxnb.model.layers import Attend, attention
 from fluxnb.probe import GROUPS, Probe, Question, Tokens, resolve
 from fluxnb.texts import TextEmbedding
-from fluxnb.trust import lookup
+from fluxnb.trust import Trust, lookup
 
 Answer = tuple[np.ndarray, np.ndarray, Mass]
 """Weights (..., h*w), those of the words (..., words), and mass."""
@@ -56,19 +56,21 @@ class Asked:
             (_Rows if part[0].is_row else _Columns)(part, found, depth) for part in shared.values()
         )
 
-    def hearing(self, step: int, sigma: float, without: frozenset[int] = frozenset()) -> Hearing:
+    def hearing(self, step: int, sigma: float, without: frozenset[int] | None = None) -> Hearing:
         """Prepares to hear one pass.
 
         Args:
             step: Index of the step that it belongs to.
             sigma: Its noise level.
-            without: Numbers of blocks that the pass leaves out; maps are then the mean over the others.
+            without: Where an intervention acts on the pass, the numbers of the blocks that it leaves out:
+                maps are then the mean over the others, and carry no figure of trust. None for the network as
+                it is.
 
         Raises:
             InputError: if that leaves no block to read.
         """
         readers = [(part, part.reader(present(part.questions[0].blocks, without))) for part in self._parts]
-        return Hearing(self._questions, readers, step, sigma)
+        return Hearing(self._questions, readers, step, sigma, is_plain=without is None)
 
 
 class _Part:
@@ -156,6 +158,7 @@ class Hearing:
         readers: For each part of them its reader.
         step: Index of the step that the pass belongs to.
         sigma: Its noise level.
+        is_plain: Whether the network is as it is, without an intervention.
     """
 
     def __init__(
@@ -164,12 +167,14 @@ class Hearing:
         readers: list[tuple[_Part, Reader]],
         step: int,
         sigma: float,
+        is_plain: bool,
     ):
         """Has heard nothing yet."""
         self._questions = questions
         self._readers = readers
         self._step = step
         self._sigma = sigma
+        self._is_plain = is_plain
         self._maps: tuple[AttentionMap, ...] | None = None
 
     def around(self, attend: Attend = attention, is_replay: bool = False) -> Listener:
@@ -188,7 +193,6 @@ class Hearing:
         made = {}
         for part, reader in self._readers:
             blocks, size = tuple(sorted(reader.blocks)), part.tokens.size
-            is_measured = part.questions[0].heads == "mean"
             for question, (weights, text, mass) in zip(
                 part.questions, part.answers(reader.result()), strict=True
             ):
@@ -203,20 +207,24 @@ class Hearing:
                     sigma=self._sigma,
                     words=part.words,
                     text=frozen(text),
-                    trust=lookup(question.direction, blocks, self._sigma, part.depth)
-                    if is_measured
-                    else None,
+                    trust=self._trust(part, question, blocks),
                 )
         return tuple(made[id(question)] for question in self._questions)
 
+    def _trust(self, part: _Part, question: Question, blocks: tuple[int, ...]) -> Trust | None:
+        """Finds the figure of such maps: measured were single words, whole, in the network as it is."""
+        if not self._is_plain or question.heads != "mean" or question.label not in part.words:
+            return None
+        return lookup(question.direction, blocks, self._sigma, part.depth)
 
-def present(blocks: tuple[int, ...], without: frozenset[int]) -> tuple[int, ...]:
-    """Returns the blocks that a pass does not leave out.
+
+def present(blocks: tuple[int, ...], without: frozenset[int] | None) -> tuple[int, ...]:
+    """Returns the blocks that a pass does not leave out; None if it leaves out none.
 
     Raises:
         InputError: if it leaves out all of them.
     """
-    left = tuple(block for block in blocks if block not in without)
+    left = tuple(block for block in blocks if block not in (without or ()))
     if not left:
         cut = ", ".join(map(str, blocks))
         raise InputError(f"of blocks {cut} none is left in this step, an intervention cuts them; ask others")

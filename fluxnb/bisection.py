@@ -105,5 +105,6 @@ def _same(a: object, b: object) -> bool:
         return bool(a == b)
     except ValueError:  # of arrays, which numpy compares number by number
         raise InputError(
-            f"the judge said {a!r}, which == does not compare to one answer; return a number or a text"
+            f"the judge answers by a {type(a).__name__}, which == does not compare to one answer; "
+            "return a number or a text"
         ) from None

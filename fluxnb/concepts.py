@@ -27,19 +27,22 @@ import mlx.core as mx
 import numpy as np
 
 from fluxnb import backend, checks
+from fluxnb.checkpoints.networks import Networks, SwappedNetworks
 from fluxnb.errors import InputError
 from fluxnb.listen import Enough
 from fluxnb.model.config import MMDiTConfig
 from fluxnb.model.layers import Attend, attention, heads_last
 from fluxnb.model.mmdit import MMDiT
 from fluxnb.probe import find_blocks
-from fluxnb.texts import TextEmbedding
 
 KEPT = 2**32
-"""Bytes of image sides that are kept; a step of FLUX.1 at 1024 pixels takes 1.2 GB in 16 bits.
+"""Most bytes of image sides that are kept; a step of FLUX.1 at 1024 pixels takes 1.2 GB in 16 bits.
 
 48 keys, values and outputs of 4096 tokens x 3072 numbers; twice as much in float32.
 """
+
+SHARE = 1 / 16
+"""Most of this machine's memory that they may take."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -121,12 +124,12 @@ class ImageSides:
     """The image sides used last, up to so many bytes; the newest is kept whatever its size.
 
     Args:
-        limit: Bytes.
+        limit: Bytes; None for `SHARE` of this machine's memory, `KEPT` at most.
     """
 
-    def __init__(self, limit: int = KEPT):
+    def __init__(self, limit: int | None = None):
         """Keeps none yet."""
-        self._limit = limit
+        self._limit = min(KEPT, int(backend.memory_bytes() * SHARE)) if limit is None else limit
         self._kept: OrderedDict[Hashable, ImageSide] = OrderedDict()
 
     def get(self, key: Hashable, make: Callable[[], ImageSide]) -> ImageSide:
@@ -189,16 +192,20 @@ def check_names(concepts: Iterable[str]) -> tuple[str, ...]:
     return names
 
 
-def encoded(name: str, text: TextEmbedding) -> mx.array:
-    """Returns the T5 states of a concept's own tokens, (1, tokens, D).
+def encode(networks: Networks | SwappedNetworks, name: str) -> mx.array:
+    """Returns the T5 states of a concept's own tokens: float32 (1, tokens, D), evaluated.
 
     Raises:
         InputError: if it has none, or more than T5 reads.
     """
-    if not text.end or text.notes:
-        note = text.notes[0] if text.notes else "T5 reads nothing in it"
-        raise InputError(f"{name!r} cannot be a concept ({note}); give a word or a few")
-    return text.txt[:, : text.end]
+    ids, cut = networks.t5_tokenizer.encode(name)
+    end = networks.t5_tokenizer.end(name)
+    if cut or not end:
+        note = f"it is too long for T5, which does not see {cut!r}" if cut else "T5 reads nothing in it"
+        raise InputError(f"{name!r} cannot be a concept: {note}; give a word or a few")
+    states = networks.t5(mx.array([ids]), networks.dtype).astype(mx.float32)[:, :end]
+    mx.eval(states)
+    return states
 
 
 def find_double_blocks(blocks: str | int | Iterable[int] | None, config: MMDiTConfig) -> tuple[int, ...]:

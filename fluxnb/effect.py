@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from fluxnb import flow
+from fluxnb.brief import Brief
 from fluxnb.errors import InputError
 from fluxnb.interventions import Intervention, expect
 from fluxnb.maps import AttentionMap
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
     from fluxnb.run import Run
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Effect:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Effect(Brief):
     """What an intervention does to one step.
 
     Args:

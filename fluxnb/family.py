@@ -37,7 +37,8 @@ class Branch:
         """One line: where it branched off, what changed, how far it is."""
         done = f"{len(self.run.steps)} of {self.run.num_steps} steps"
         if self.parent is None:
-            return f"{_short(self.run.prompt)}, seed {self.run.seed}: {done}"
+            start = "own latents" if self.run.seed is None else f"seed {self.run.seed}"
+            return f"{_short(self.run.prompt)}, {start}: {done}"
         return f"at {self.at}: {', '.join(self.changes) or 'no change'}: {done}"
 
 
@@ -55,10 +56,8 @@ class Tree:
 
     def __str__(self) -> str:
         """Draws the family, a line a run."""
-        lines, stems = (
-            [],
-            [],
-        )  # stems[d]: what stands before a run of depth d + 1 for its ancestor of depth d + 1
+        lines: list[str] = []
+        stems: list[str] = []  # by depth, what stands before a run for its ancestor there
         later = self._has_later_sibling()
         for i, branch in enumerate(self.branches):
             del stems[max(branch.depth - 1, 0) :]

@@ -19,6 +19,7 @@ import mlx.core as mx
 import numpy as np
 
 from fluxnb import checks
+from fluxnb.brief import Brief
 from fluxnb.errors import InputError
 
 SEEDS = (-(2**63), 2**64 - 1)
@@ -28,15 +29,16 @@ MAX_STEPS = 1000
 """Most steps of a run: each keeps its record, and no model gains from more."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Step:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Step(Brief):
     """One Euler step as it happened; what else there is to know of it is derived by the functions below.
 
     Args:
         index: Its number in the run, from 0.
         sigma: Noise level before it, 0..1.
         sigma_next: Noise level after it, 0..1.
-        latents: Before it, float32 (1, H, W, C), evaluated; `numpy.asarray` reads it, as any array of MLX.
+        latents: Before it, float32 (1, H, W, C), evaluated. `numpy.array` copies it; `numpy.asarray` shares
+            its memory, so write to no such array.
         velocity: At `latents` and `sigma`, guidance included; the same shape.
         seconds: Wall time that it took.
     """

@@ -83,12 +83,12 @@ def prepare(run: Run, first: int) -> Asked | None:
     return asked
 
 
-def cut_blocks(run: Run, step: int) -> frozenset[int]:
-    """Returns the blocks that an intervention leaves out of a step."""
+def cut_blocks(run: Run, step: int) -> frozenset[int] | None:
+    """Returns the blocks that an intervention leaves out of a step; None if there is none that acts on it."""
     owner, config = run.owner(step), run.session.pipeline.networks.configs.mmdit
     intervention = owner.settings.intervention
-    if intervention is None:
-        return frozenset()
+    if intervention is None or not intervention.acts_on(step):
+        return None
     return intervention.at(step, owner.text.words, owner.text.txt.shape[1], config)[1]
 
 
@@ -169,18 +169,19 @@ def concepts(
     names = concept_attention.check_names(concepts)
     steps = find_steps(step, len(run.steps))
     session = run.session
-    network = session.pipeline.networks.mmdit
-    numbers = concept_attention.find_double_blocks(blocks, network.config)
-    left = {i: present(numbers, cut_blocks(run, i)) for i in steps}
-    texts = [concept_attention.encoded(name, session.encode_text(name)) for name in names]
+    numbers = concept_attention.find_double_blocks(blocks, session.pipeline.networks.configs.mmdit)
+    cuts = {i: cut_blocks(run, i) for i in steps}
+    left = {i: present(numbers, cuts[i]) for i in steps}
+    texts = [session.encode_concept(name) for name in names]
+    network = session.pipeline.networks.mmdit  # after the texts: it may drive out their encoder
     weights = [
-        concept_attention.shares(network, _image_side(run, i, left[i]), texts) for i in steps
-    ]  # each (concepts, h*w), not evaluated
-    mean = np.array(mx.stack(weights).mean(axis=0)).reshape(-1, *(side // 2 for side in run.latent_size))
+        np.array(concept_attention.shares(network, _image_side(run, i, left[i]), texts)) for i in steps
+    ]  # each (concepts, h*w), evaluated, so that it holds on to no image side
+    mean = np.mean(weights, axis=0).reshape(-1, *(side // 2 for side in run.latent_size))
     sigmas = tuple(run.steps[i].sigma for i in steps)
     heard = tuple(sorted(set().union(*left.values())))
     known = None
-    if len(steps) == 1:  # a mean over several was not measured
+    if len(steps) == 1 and cuts[steps[0]] is None:  # nothing else was measured
         known = trust.lookup("concepts", heard, sigmas[0], session.pipeline.blocks)
     return ConceptMaps(frozen(mean), names, steps, sigmas, heard, known)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fluxnb import checks
+from fluxnb.brief import Brief
 from fluxnb.trust import Trust
 
 
@@ -33,8 +34,8 @@ class Mass:
     image: float
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class AttentionMap:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class AttentionMap(Brief):
     """What a word, a patch or a group of tokens has to do with each place of the picture, in one step.
 
     Args:
@@ -55,7 +56,8 @@ class AttentionMap:
         text: (words,), or (heads, words): the same as `weights` for the words of the prompt. Rows: how much
             of the subject's attention goes to all tokens of that word. Columns: how much of that word's
             attention goes to the subject, the mean over its tokens.
-        trust: How well such maps find objects, where that was measured; None where it was not.
+        trust: How well such maps find objects, where that was measured: for a whole word, the mean over all
+            heads and a step without an intervention; None where it was not.
     """
 
     weights: np.ndarray
@@ -88,8 +90,8 @@ class AttentionMap:
         return f"share of the attention of an image token that goes to {self.word!r}"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Ledger:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Ledger(Brief):
     """Where the attention of each group of tokens went: per step, block and head.
 
     Args:
@@ -122,7 +124,7 @@ class Ledger:
             along: "step", "block" or "head": a bar for each.
 
         Returns:
-            (bars, keys), float32; rows sum to 1.
+            (bars, keys), float32; rows sum to 1, or are NaN where there is nothing to take the mean of.
 
         Raises:
             InputError: if there is no such group or axis.
@@ -131,11 +133,14 @@ class Ledger:
         axes = ("step", "block", "head")
         kept = axes.index(checks.choice("along", along, axes))
         others = tuple(axis for axis in range(3) if axis != kept)
-        return np.nanmean(self.shares[:, :, :, query], axis=others)
+        shares = self.shares[:, :, :, query]
+        there = ~np.isnan(shares)
+        total, count = np.where(there, shares, 0).sum(axis=others), there.sum(axis=others)
+        return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ConceptMaps:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class ConceptMaps(Brief):
     """Where concepts are in a picture, after ConceptAttention (arXiv 2502.04320).
 
     Args:
@@ -144,7 +149,8 @@ class ConceptMaps:
         steps: Indices of the steps averaged over.
         sigmas: Noise levels of the steps.
         blocks: Numbers of the double blocks averaged over.
-        trust: How well such maps find objects, where that was measured; None where it was not.
+        trust: How well such maps find objects, where that was measured: for one step without an intervention;
+            None where it was not.
     """
 
     weights: np.ndarray

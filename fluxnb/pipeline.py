@@ -16,7 +16,7 @@ from pathlib import Path
 import mlx.core as mx
 from PIL import Image
 
-from fluxnb import checks, flow, memory, texts
+from fluxnb import backend, checks, flow, memory, texts
 from fluxnb.checkpoints import native, store
 from fluxnb.checkpoints.networks import Networks, SwappedNetworks
 from fluxnb.decoding import Decoding
@@ -168,7 +168,8 @@ class FluxPipeline(Decoding, DiffusionKitCalls):
         positive = self._pass(latents, sigma, text, guidance, attend, without)
         if negative is None:
             return positive
-        other = self._pass(latents, sigma, negative, guidance, attention)
+        with backend.beside(self.networks.configs.mmdit.width):
+            other = self._pass(latents, sigma, negative, guidance, attention)
         return other + cfg_weight * (positive - other)
 
     def _pass(self, latents, sigma, text, guidance, attend, without=frozenset()) -> mx.array:

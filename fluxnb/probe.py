@@ -156,8 +156,8 @@ def _find_text(subject: str | Word, tokens: Tokens) -> tuple[str, tuple[int, ...
         if name == label.casefold() or (name == short and not is_word):
             if not positions:
                 raise InputError(
-                    f"there are no {label}: the prompt takes {tokens.end} of {tokens.text} text tokens, "
-                    "and one ends it"
+                    f"there are no {label.removeprefix('all ')}: the prompt takes {tokens.end} of "
+                    f"{tokens.text} text tokens, and one ends it"
                 )
             return label, tuple(positions), False
     try:
@@ -202,8 +202,9 @@ def find_word(word: str | Word, words: tuple[Word, ...]) -> tuple[str, tuple[int
     """
     found = [one for one in words if one == word or _same(one.text, word)]
     if not found:
-        there = ", ".join(repr(one.text) for one in words) or "none, it is empty"
-        raise InputError(f"the prompt has no word {getattr(word, 'text', word)!r}; its words are {there}")
+        there = ", ".join(repr(one.text) for one in words)
+        told = f"its words are {there}" if words else "it has no words at all"
+        raise InputError(f"the prompt has no word {getattr(word, 'text', word)!r}; {told}")
     return found[0].text, tuple(position for one in found for position in one.tokens)
 
 

@@ -257,12 +257,13 @@ class Run(Questions):
             guidance: Guidance strength.
             cfg_weight: Weight of CFG.
             negative_text: What CFG leads away from.
+            intervention: What is changed in the network from step `at` on, in place of what this run changes.
             probes: What is asked of every step from there on, see `maps`; those of this run do not pass on.
-            intervention: What is changed in the network from step `at` on.
 
         Raises:
             InputError: if an argument is none that can be drawn with, or the intervention speaks of a word,
-                block, head or step that there is not.
+                block, head or step that there is not; or if new noise at step 0 needs a picture to start from
+                that a saved run has not kept.
         """
         at = checks.whole("at", at, 0, len(self.steps))
         pipeline = self.session.pipeline
@@ -283,6 +284,11 @@ class Run(Questions):
         warn_of_no_effect(pipeline.entry, settings, guidance, negative_text)
         latents = self.steps[at].latents if at < len(self.steps) else self.latents
         if settings.seed != self.owner(at).seed:
+            if not at and self.source is None and settings.image is not None:
+                raise InputError(
+                    "new noise at step 0 needs the picture that the run started from, which a saved run does "
+                    "not hold; fork at step 1 or later, or start again with session.start(..., image=...)"
+                )
             if at:
                 clean, noise = flow.clean(self.steps[at - 1]), pipeline.noise(settings)
                 latents = flow.add_noise(clean, noise, self.sigmas[at])

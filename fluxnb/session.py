@@ -16,9 +16,8 @@ from itertools import product
 import mlx.core as mx
 from PIL import Image
 
-from fluxnb import flow, given, saved
+from fluxnb import concepts, flow, given, saved
 from fluxnb.checkpoints.catalog import DEMO
-from fluxnb.concepts import ImageSides
 from fluxnb.errors import FluxnbWarning, InputError
 from fluxnb.identity import identify
 from fluxnb.pipeline import FluxPipeline
@@ -63,9 +62,11 @@ class FluxSession:
                 f"pipeline is {pipeline!r}; give a FluxPipeline, or use FluxSession.from_pretrained()"
             )
         self.pipeline = pipeline
-        self.image_sides = ImageSides()
+        self.image_sides = concepts.ImageSides()
         self.decoder = pipeline.check_decoder(decoder)
         self.encode_text = lru_cache(maxsize=TEXTS_KEPT)(pipeline.encode_text)
+        encode_concept = partial(concepts.encode, pipeline.networks)
+        self.encode_concept = lru_cache(maxsize=TEXTS_KEPT)(encode_concept)
 
     @classmethod
     def from_pretrained(

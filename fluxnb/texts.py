@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
+from fluxnb.brief import Brief
 from fluxnb.errors import PromptWarning
 from fluxnb.model.tokenizers import Word
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class TextEmbedding:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class TextEmbedding(Brief):
     """A text as the transformer reads it; unpacked, it is DiffusionKit's pair of conditionings.
 
     Args:

@@ -14,14 +14,15 @@ import mlx.core as mx
 import numpy as np
 
 from fluxnb import flow
+from fluxnb.brief import Brief
 from fluxnb.flow import Step
 
 Field = Callable[[mx.array, float], mx.array]
 """Velocity at latents and a noise level."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Trajectory:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Trajectory(Brief):
     """The way of a run of N steps; all arrays float64.
 
     The plane is that of the first two principal components of all states and all estimates together, from
@@ -45,8 +46,8 @@ class Trajectory:
     explained: np.ndarray
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class LocalErrors:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class LocalErrors(Brief):
     """What each step of a run got wrong, had it started right.
 
     Args:
@@ -60,8 +61,8 @@ class LocalErrors:
     evaluations: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class GuidanceLens:
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class GuidanceLens(Brief):
     """Which way two kinds of guidance pull in each step; None for what the model does not have.
 
     Args:

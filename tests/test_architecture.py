@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "fluxnb"
 FLOORS = (
     ("errors", "version"),
-    ("images", "checks", "disk", "backend", "trust"),
+    ("images", "checks", "disk", "backend", "brief", "trust"),
     ("model",),
     ("flow", "checkpoints", "source", "texts"),
     ("probe", "maps", "altered"),

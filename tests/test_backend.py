@@ -23,7 +23,7 @@ only_linux_cpu = pytest.mark.skipif(not LINUX_CPU, reason="hardware: MLX on a Li
 
 def test_the_ops_are_those_of_this_machine():
     chosen = linux_cpu if LINUX_CPU else stock
-    names = set(backend.__all__) - {"describe", "fit_threads", "setup"}
+    names = {name for name in backend.__all__ if not hasattr(machine, name)}
     assert names == {name for name in vars(stock) if callable(vars(stock)[name])}
     assert all(getattr(backend, name) is getattr(chosen, name) for name in names)
 
@@ -315,3 +315,23 @@ def test_describe_is_one_line_with_the_version():
     line = backend.describe()
     assert line.startswith(f"MLX {mx.__version__} on ")
     assert "\n" not in line
+
+
+def test_narrow_networks_have_a_second_stream_in_every_thread_and_wide_ones_none():
+    def streams(width):
+        with backend.beside(width):
+            return mx.default_stream(mx.cpu)
+
+    usual = mx.default_stream(mx.cpu)
+    assert (streams(machine.WIDE - 1) != usual) == LINUX_CPU
+    assert streams(machine.WIDE) == usual
+    found = []
+
+    def elsewhere():
+        with backend.beside(64):
+            found.append((mx.ones((2,)) + 1).tolist())
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert found == [[2, 2]]

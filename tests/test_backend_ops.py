@@ -173,12 +173,23 @@ def test_upsample_conv_is_a_convolution_of_doubled_pixels(ops, shape):
     assert_close(ops.upsample_conv(mx.array(x), mx.array(weight), mx.array(bias)), expected, 1e-5)
 
 
+@pytest.mark.parametrize("edge", [1, 0])
+@pytest.mark.parametrize("shape", [(1, 3, 1, 2), (2, 5, 4, 3)])
+def test_conv_has_zeros_around_the_image_but_for_rows_without_an_edge(ops, shape, edge):
+    x, weight, bias = normal(*shape), normal(7, 3, 3, shape[-1], seed=1), normal(7, seed=2)
+    padded = np.pad(x.astype(np.float64), ((0, 0), (edge, edge), (1, 1), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))  # (B, H, W, C, 3, 3)
+    expected = np.einsum("bhwcij,oijc->bhwo", windows, weight.astype(np.float64)) + bias
+    assert_close(ops.conv(mx.array(x), mx.array(weight), mx.array(bias), edge), expected, 1e-5)
+
+
 @pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
 def test_every_op_returns_the_type_of_its_first_argument(ops, dtype):
     x, weight = mx.array(normal(1, 2, 4, 8)).astype(dtype), mx.ones((8,))
     results = [ops.gelu(x), ops.silu(x), ops.quick_gelu(x), ops.softmax(x), ops.layer_norm(x, weight, weight)]
     results += [ops.rms_norm(x, weight, 1e-6), ops.group_norm(x, 2, weight, weight, 1e-6)]
-    results += [ops.attention(x, x, x, scale=0.3), ops.upsample_conv(x, mx.ones((4, 3, 3, 8)), mx.ones((4,)))]
+    results += [op(x, mx.ones((4, 3, 3, 8)), mx.ones((4,))) for op in (ops.conv, ops.upsample_conv)]
+    results += [ops.attention(x, x, x, scale=0.3)]
     assert {result.dtype for result in results} == {dtype}
 
 
@@ -195,6 +206,7 @@ def gradients(ops):
         "rms_norm": (lambda x, w: ops.rms_norm(x, w, 1e-6), x, weight),
         "group_norm": (lambda x, w, b: ops.group_norm(x, 4, w, b, 1e-6), x, weight, bias),
         "attention": (lambda q, k, v: ops.attention(q, k, v, 0.3), q, k, v),
+        "conv": (ops.conv, x, kernel, bias[:6]),
         "upsample_conv": (ops.upsample_conv, x, kernel, bias[:6]),
     }
     for name, (op, *arrays) in calls.items():

@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +18,7 @@ from fluxnb import __version__, cli
 from fluxnb.commands import lab
 from fluxnb.errors import FluxnbError
 
+EXAMPLES = Path(__file__).parents[1] / "examples"
 FIRST = "01_first_picture.ipynb"
 
 
@@ -59,6 +61,9 @@ def test_lab_copies_the_examples_and_opens_the_first(tmp_path, started, capsys):
     assert words[3] == f"--ServerApp.root_dir={tmp_path / 'mine'}"
     assert words[4] == f"--LabApp.default_url=/lab/tree/{FIRST}"
     assert "nbformat" in json.loads((tmp_path / "mine" / FIRST).read_text())
+    shipped = sorted(path.name for path in EXAMPLES.glob("*.ipynb"))
+    assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == shipped
+    assert shipped[0] == FIRST
     assert FIRST in capsys.readouterr().out
 
 

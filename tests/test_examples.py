@@ -23,8 +23,9 @@ def code(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
-def test_there_is_a_first_example():
+def test_the_examples_are_numbered_in_reading_order():
     assert NOTEBOOKS[0].name == "01_first_picture.ipynb"
+    assert [path.name[:3] for path in NOTEBOOKS] == [f"{i:02d}_" for i in range(1, len(NOTEBOOKS) + 1)]
 
 
 def test_it_was_run_from_top_to_bottom(code):

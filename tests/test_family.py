@@ -43,6 +43,11 @@ def test_a_tree_prints_every_run_where_it_branched_and_what_changed(session):
     assert tree.branches[tree.here].run is late
 
 
+def test_a_tree_says_that_a_run_began_with_own_latents(session):
+    own = session.start(PROMPT, latents=np.zeros((8, 8, 16)))
+    assert str(own.tree()) == "'a cat', own latents: 0 of 4 steps  <- this run"
+
+
 def test_stems_end_with_the_last_child(session):
     root = session.start(PROMPT)
     first = root.fork(0, seed=1)
@@ -131,7 +136,7 @@ def test_bisection_refuses_what_it_cannot_judge(session, run):
         session.start(PROMPT).bisect("a dog", len)
     with pytest.raises(InputError, match="judge is 'cat'; give a function"):
         run.bisect("a dog", "cat")
-    with pytest.raises(InputError, match="does not compare to one answer"):
+    with pytest.raises(InputError, match="answers by a ndarray, which == does not compare to one answer"):
         run.bisect("a dog", np.asarray)
     with pytest.raises(InputError, match="the prompt is 3"):
         run.bisect(3, lambda picture: 7)

@@ -42,15 +42,27 @@ def test_the_pieces_of_a_product_give_what_the_whole_gives(form, monkeypatch):
     packed = [weight.astype(mx.bfloat16), None, None] if form == "bfloat16" else mx.quantize(weight, GROUP, 4)
     whole = linear(x, packed[0], bias, *packed[1:])
     for widened in (1, 7 * 128, 128 * 199):  # a row, seven rows, all but one
-        monkeypatch.setattr(layers, "WIDENED", widened)
+        monkeypatch.setattr(layers, "PIECE", widened)
         assert mx.allclose(linear(x, packed[0], bias, *packed[1:]), whole, 1e-6, 1e-5)
 
 
 def test_a_float32_weight_is_multiplied_in_one_piece(monkeypatch):
     x, weight, bias = drawn()
-    monkeypatch.setattr(layers, "WIDENED", 1)
+    monkeypatch.setattr(layers, "PIECE", 1)
     assert mx.array_equal(linear(x, weight), x @ weight.T)
     assert mx.array_equal(linear(x, weight, bias), mx.addmm(bias, x, weight.T))
+
+
+def test_a_single_vector_gets_the_same_from_a_large_weight_in_pieces():
+    x, weight, bias = (
+        mx.random.normal(shape, key=mx.random.key(0)) for shape in ((1, 1, 64), (999, 64), (999,))
+    )
+    whole = mx.addmm(bias, x, weight.T)
+    for piece in (64 * 100, 64 * 999):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(layers, "PIECE", piece)
+            assert mx.allclose(linear(x, weight, bias), whole, 1e-6, 1e-5)
+            assert mx.allclose(linear(x, weight), x @ weight.T, 1e-6, 1e-5)
 
 
 @pytest.mark.parametrize("form", ["bfloat16", "4 bits"])
@@ -67,7 +79,7 @@ def test_a_chain_of_products_never_widens_more_than_some_pieces(form):
     for weight, scales, biases in matrices:
         y = linear(y, weight, None, scales, biases)
     mx.eval(y)
-    assert mx.get_peak_memory() - before < 24 * 4 * layers.WIDENED  # 96 MiB; all wide are 192 MiB
+    assert mx.get_peak_memory() - before < 24 * 4 * layers.PIECE  # 96 MiB; all wide are 192 MiB
 
 
 @pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])

@@ -162,8 +162,10 @@ def test_what_does_not_exist_is_answered_with_what_exists(run, arguments, messag
 def test_an_empty_prompt_has_no_word_to_ask_for():
     with pytest.warns(match="prompt is empty"):
         run = stubs.session().start("", num_steps=1).finish()
-    with pytest.raises(InputError, match="its words are none, it is empty"):
+    with pytest.raises(InputError, match="no word 'cat'; it has no words at all"):
         run.attention(0, "cat")
+    with pytest.raises(InputError, match="there are no words: the prompt takes 0 of 16 text tokens"):
+        run.attention(0, "words")
 
 
 H, W = 4, 6
@@ -305,6 +307,14 @@ def test_a_ledger_of_a_fork_leaves_a_row_without_tokens_empty():
 def test_a_ledger_of_what_does_not_exist_is_answered_with_what_exists(run, arguments, message):
     with pytest.raises(InputError, match=message):
         run.ledger(**arguments)
+
+
+def test_bars_leave_out_what_an_intervention_cuts():
+    run = stubs.session().start(PROMPT, num_steps=2).fork(0, intervention=cut_block(1)).finish()
+    ledger = run.ledger(["and"])
+    bars = ledger.bars("and", "block")
+    assert np.isnan(bars[1]).all() and not np.isnan(bars[[0, 2, 3]]).any()
+    assert np.allclose(ledger.bars("and", "step"), ledger.shares[:, [0, 2, 3], :, 0].mean((1, 2)))
 
 
 def test_bars_of_what_does_not_exist_are_answered_with_what_exists(run):

@@ -1,13 +1,15 @@
 """The four networks together: text, velocity, picture, `generate_image`; on the toy networks of stubs.py."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
+import mlx.core as mx
 import numpy as np
 import pytest
 import stubs
 from PIL import Image
 
-from fluxnb import flow
+from fluxnb import backend, flow
 from fluxnb.errors import InputError, PromptWarning, UnknownModelError
 from fluxnb.model.layers import attention
 from fluxnb.pipeline import FluxPipeline
@@ -127,6 +129,15 @@ def test_cfg_leads_away_from_the_negative_text(pipe, texts, latents):
     both = np.array(pipe.velocity(latents, 0.7, positive, negative=negative, cfg_weight=3.0))
     assert np.abs(both - (away + 3 * (there - away))).max() < 1e-5
     assert np.abs(both - there).max() > 1e-2
+
+
+def test_two_passes_at_a_time_give_the_bits_of_two_in_turn(pipe, texts, latents, monkeypatch):
+    positive, negative = texts
+    arguments = {"negative": negative, "cfg_weight": 3.0}
+    together = [pipe.velocity(latents, 0.7, positive, **arguments) for _ in range(3)]
+    monkeypatch.setattr(backend, "beside", lambda width: nullcontext())
+    in_turn = pipe.velocity(latents, 0.7, positive, **arguments)
+    assert all(mx.array_equal(one, in_turn) for one in together)
 
 
 @pytest.mark.parametrize(("weight", "passes"), [(0.0, 1), (1.0, 1), (0.5, 2), (3.0, 2)])

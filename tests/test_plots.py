@@ -48,6 +48,11 @@ def test_schedule_points_out_marked_steps_with_their_noise_level(run):
         plots.schedule(run, marked=[4])
 
 
+def test_labels_of_neighbouring_marks_stand_on_both_sides(run):
+    a, b = plots.schedule(run, marked=[1, 2]).axes[0].texts
+    assert a.get_ha() != b.get_ha()
+
+
 def test_own_sigmas_are_called_so():
     own = stubs.session().start("a cat", sigmas=(1, 0.3, 0))
     assert plots.schedule(own).axes[0].get_legend().get_texts()[0].get_text() == "own sigmas, 2 steps"
@@ -96,6 +101,18 @@ def test_maps_of_several_steps_say_which(run):
     assert titles(figure) == ["cat, step 0", "cat, step 1", "cat, step 2"]
 
 
+def test_maps_are_told_apart_by_what_differs(run):
+    ways = ("word_to_image", "image_to_word")
+    drawn = [run.attention(1, "cat", direction=way) for way in ways]
+    assert titles(plots.maps(run, drawn)) == ["cat, word to image", "cat, image to word"]
+    double, single = run.session.pipeline.blocks
+    drawn = [run.attention(1, "cat", blocks=blocks, heads=head) for blocks, head in (("all", "mean"), (0, 1))]
+    assert titles(plots.maps(run, drawn)) == [
+        f"cat, blocks 0-{double + single - 1}, all heads",
+        "cat, block 0, head 1",
+    ]
+
+
 def test_concepts_are_drawn_one_panel_each(run):
     found = run.concepts(["cat", "dog"], step=1)
     figure = plots.maps(run, found)
@@ -120,6 +137,14 @@ def test_a_ledger_is_drawn_as_bars_that_reach_one(run):
     assert np.allclose(heights, account.bars("image tokens", "block").T)
     legend = [text.get_text() for text in axes.get_legend().get_texts()]
     assert legend == list(account.keys)[::-1]  # from top to bottom, as the bars stand
+
+
+def test_the_foot_of_a_ledger_can_be_shown_larger(run):
+    figure = plots.ledger(run.ledger(step=1), "cat", top=0.25)
+    assert figure.axes[0].get_ylim() == (0, 0.25)
+    assert titles(figure) == ["where 'cat' looks"]
+    with pytest.raises(InputError, match="top is 2"):
+        plots.ledger(run.ledger(step=1), top=2)
 
 
 def test_groups_of_a_ledger_differ_in_more_than_colour(run):

@@ -120,6 +120,9 @@ def test_a_run_from_a_picture_comes_back(session, tmp_path):
     opened = session.open(tmp_path / "picture")
     assert opened.settings == run.settings and opened.settings.denoise == 0.5
     assert all(same_bits(opened.replay(i), step.velocity) for i, step in enumerate(run.steps))
+    assert same_bits(opened.fork(1, seed=3).finish().latents, run.fork(1, seed=3).finish().latents)
+    with pytest.raises(InputError, match="new noise at step 0 needs the picture that the run started from"):
+        opened.fork(0, seed=3)
 
 
 def test_every_setting_is_saved():

@@ -8,6 +8,8 @@ import pytest
 import stubs
 
 from fluxnb import trust
+from fluxnb.interventions import cut, cut_block
+from fluxnb.probe import Probe
 
 SCORES = ("average_precision", "iou_best", "iou_mean", "pointing", "lift")
 METHODS = ("word_to_image", "image_to_word")
@@ -114,6 +116,19 @@ def test_maps_of_words_carry_the_figure_of_their_kind():
     assert run.attention(1, "cat", "double", heads=0).trust is None
     assert run.attention(1, "PAD", "double").trust is None
     assert run.attention(1, (0, 1), "double").trust is None
+    assert run.attention(1, ["cat", "sunflower"], "double").trust is None
+    assert run.attention(1, ["cat"], "double").trust == run.attention(1, "cat", "double").trust
+    assert run.attention(1, run.words[1], "double").trust == run.attention(1, "cat", "double").trust
+    assert run.attention(1, run.words[3].tokens[0], "double").trust is None  # a piece of a word
+
+
+def test_maps_of_a_step_with_an_intervention_carry_none():
+    run = stubs.session().start("a cat", num_steps=3, probes=[Probe("cat")])
+    run = run.fork(0, intervention=cut("a", steps=(1, 2)), probes=[Probe("cat")]).finish()
+    figures = [one.trust is not None for one in run.attention("all", "cat")]
+    assert figures == [True, False, True] == [maps[0].trust is not None for maps in run.maps]
+    assert [run.concepts(["cat", "sky"], step).trust is not None for step in range(3)] == figures
+    assert run.fork(1, intervention=cut_block(0)).finish().attention(1, "cat", "double").trust is None
 
 
 def test_concept_maps_carry_the_figure_of_one_step():

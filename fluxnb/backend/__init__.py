@@ -3,7 +3,7 @@
     stock        the ops as MLX has them: for Metal and CUDA
     linux_cpu    the same functions in arithmetic that MLX's Linux CPU build does fast
     blas         a fast BLAS under MLX's products on Linux
-    machine      setup() and describe()
+    machine      setup(), describe(), and beside(), for two things at a time
 
 Which ops are called `backend.gelu` and so on is settled when this module is imported, from the system and
 MLX's default device, so that a call costs nothing more. Both forms are right on every device.
@@ -19,11 +19,12 @@ except ImportError as error:
         'or pip install "fluxnb[cuda]" on a machine with an NVIDIA GPU.'
     ) from error
 
-from fluxnb.backend.machine import describe, fit_threads, memory_bytes, on_linux_cpu, setup
+from fluxnb.backend.machine import beside, describe, fit_threads, memory_bytes, on_linux_cpu, setup
 
 if on_linux_cpu():
     from fluxnb.backend.linux_cpu import (
         attention,
+        conv,
         gelu,
         group_norm,
         layer_norm,
@@ -36,6 +37,7 @@ if on_linux_cpu():
 else:
     from fluxnb.backend.stock import (
         attention,
+        conv,
         gelu,
         group_norm,
         layer_norm,
@@ -48,6 +50,8 @@ else:
 
 __all__ = [
     "attention",
+    "beside",
+    "conv",
     "describe",
     "fit_threads",
     "gelu",

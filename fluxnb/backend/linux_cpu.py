@@ -153,6 +153,24 @@ def _last_axis(x: mx.array, factor: float) -> mx.array:
     return x @ mx.full((x.shape[-1], 1), factor)
 
 
+def conv(x: mx.array, weight: mx.array, bias: mx.array, edge: int = 1) -> mx.array:
+    """Convolves an image with 3x3 as three products, one for each row of the kernel, summed by BLAS.
+
+    Three neighbours in a row lie side by side for that, which is a third of the copy that MLX's convolution
+    makes of all nine. Images of few channels take half the time.
+    """
+    batch, _, width, channels = x.shape
+    weight = weight.astype(mx.float32).reshape(weight.shape[0], 3, 3 * channels)
+    padded = mx.pad(x.astype(mx.float32), [(0, 0), (edge, edge), (1, 1), (0, 0)])
+    triples = mx.concatenate([padded[:, :, i : i + width] for i in range(3)], axis=-1)
+    height = triples.shape[1] - 2
+    triples = triples.reshape(batch, -1, 3 * channels)  # (B, (H + 2) W, 3 C)
+    y = bias.astype(mx.float32)
+    for i in range(3):
+        y = mx.addmm(y, triples[:, i * width : (i + height) * width], weight[:, i].T)
+    return y.reshape(batch, height, width, -1).astype(x.dtype)
+
+
 def upsample_conv(x: mx.array, weight: mx.array, bias: mx.array) -> mx.array:
     """Doubles an image by nearest neighbour and convolves it with 3x3, as four convolutions with 2x2.
 

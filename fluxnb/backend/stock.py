@@ -75,6 +75,21 @@ def attention(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: mx.arra
     return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
 
 
+def conv(x: mx.array, weight: mx.array, bias: mx.array, edge: int = 1) -> mx.array:
+    """Convolves an image with a 3x3 kernel and zeros around it.
+
+    Args:
+        x: (B, H, W, C).
+        weight: (O, 3, 3, C).
+        bias: (O,).
+        edge: rows of zeros above and below; 0 where the rows there belong to the image.
+
+    Returns:
+        (B, H, W, O), or two rows less without an edge.
+    """
+    return (mx.conv2d(x, weight, padding=(edge, 1)) + bias).astype(x.dtype)
+
+
 def upsample_conv(x: mx.array, weight: mx.array, bias: mx.array) -> mx.array:
     """Doubles an image by nearest neighbour, then convolves it with a 3x3 kernel and zero padding.
 

@@ -23,6 +23,19 @@ GREYS = {
 }
 """Colour and hatch of the groups that are no words; words have the colours."""
 
+CONTROLS = {"other_word": "--", "untrained": ":", "noise": "-."}
+"""Figures of `Trust` that must be low, and their dashes."""
+
+TOLD = {
+    "step": lambda one: f"step {one.step}",
+    "direction": lambda one: one.direction.replace("_", " "),
+    "blocks": lambda one: (
+        f"blocks {one.blocks[0]}-{one.blocks[-1]}" if one.blocks[1:] else f"block {one.blocks[0]}"
+    ),
+    "heads": lambda one: "all heads" if one.heads == "mean" else f"head {one.heads}",
+}
+"""What a map's title says beside its word, where the maps of a figure differ in it."""
+
 
 def maps(
     run: Run,
@@ -51,7 +64,10 @@ def maps(
     top = max(weights.max() for _, weights, _ in drawn)
     pictures = {step: run.image(step, kind) for step in {step for _, _, step in drawn}}
     rows, columns = row_of(len(drawn))
-    figure, grid = panels(rows, columns, (PANEL + 0.2, PANEL + 0.2))
+    bar = 0.9  # inches, for a scale with its numbers
+    figure, grid = panels(rows, columns, (PANEL + 0.1 + (0 if same_scale else bar / 2), PANEL + 0.2))
+    if same_scale:
+        figure.set_figwidth(figure.get_figwidth() + bar)
     for axes in grid.flat[len(drawn) :]:
         axes.set_axis_off()
     for axes, (title, weights, step) in zip(grid.flat, drawn, strict=False):
@@ -80,8 +96,9 @@ def _panels(maps: AttentionMap | ConceptMaps | Iterable[AttentionMap]) -> list[t
                 f"the map of {one.word!r} has shape {one.shape}, one of each head; "
                 "ask for heads='mean' or for one head"
             )
-    several = len({one.step for one in maps}) > 1
-    return [(f"{one.word}, step {one.step}" if several else one.word, one.weights, one.step) for one in maps]
+    told = [field for field in TOLD if len({getattr(one, field) for one in maps}) > 1]
+    titles = (", ".join([one.word, *(TOLD[field](one) for field in told)]) for one in maps)
+    return [(title, one.weights, one.step) for title, one in zip(titles, maps, strict=True)]
 
 
 def _unit(maps: AttentionMap | ConceptMaps | Iterable[AttentionMap]) -> str:
@@ -89,17 +106,20 @@ def _unit(maps: AttentionMap | ConceptMaps | Iterable[AttentionMap]) -> str:
     return "share among concepts" if isinstance(maps, ConceptMaps) else "share of attention"
 
 
-def ledger(ledger: Ledger, query: str = "image tokens", along: str = "block") -> Figure:
+def ledger(ledger: Ledger, query: str = "image tokens", along: str = "block", *, top: float = 1.0) -> Figure:
     """Draws where the attention of one group of tokens went, as stacked bars that reach 1.
 
     Args:
         ledger: As `Run.ledger` returns it.
         query: Who looks, one of `ledger.queries`.
         along: "step", "block" or "head": a bar for each, the mean over the other two.
+        top: Where the axis ends, above 0 and at most 1. Words stand at the foot of the bars and have small
+            shares: 0.3 shows them larger.
 
     Raises:
         InputError: if there is no such group or axis.
     """
+    top = checks.number("top", top, above=0, high=1)
     heights = ledger.bars(query, along)  # (bars, keys)
     names = {"step": ledger.steps, "block": ledger.blocks, "head": ledger.heads}[along]
     figure, grid = panels(1, 1, (max(4.5, 2.5 + 0.4 * len(names)), 3))
@@ -109,7 +129,8 @@ def ledger(ledger: Ledger, query: str = "image tokens", along: str = "block") ->
         colour, hatch = GREYS.get(key) or next(style)[::2]
         axes.bar(range(len(names)), bar, bottom=base, label=key, color=colour, hatch=hatch, edgecolor="white")
         base = base + bar
-    axes.set(xlabel=along, ylabel="share of attention", ylim=(0, 1), title=f"where {query} look")
+    title = f"where {query} look" if query.endswith("tokens") else f"where {query!r} looks"
+    axes.set(xlabel=along, ylabel="share of attention", ylim=(0, top), title=title)
     axes.set_xticks(range(len(names)), [str(name) for name in names])
     handles, labels = axes.get_legend_handles_labels()  # from top to bottom, as the bars stand
     axes.legend(handles[::-1], labels[::-1], loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
@@ -171,6 +192,8 @@ def trust(
         axes.set(title=NAMES[method], xlabel="noise level sigma", ylim=(0, 1))
     grid[0, 0].set_ylabel("average precision")
     handles, labels = grid[0, 0].get_legend_handles_labels()
+    lines = len(handles) - len(CONTROLS)  # matplotlib puts lines with intervals last
+    handles, labels = (some[-lines:] + some[:-lines] for some in (handles, labels))
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize="small")
     figure.suptitle(f"measured on {results[0].model}, {results[0].scenes} scenes", fontsize="medium")
     return figure
@@ -188,6 +211,6 @@ def _line(axes, line: list[Trust], label: str, colour: str, marker: str) -> None
 def _controls(axes, mine: list[Trust]) -> None:
     """Draws what must fail: the highest of each control over the blocks."""
     sigmas = sorted({one.sigma for one in mine})
-    for name, dashes in (("other_word", "--"), ("untrained", ":"), ("noise", "-.")):
+    for name, dashes in CONTROLS.items():
         highest = [max(getattr(one, name) for one in mine if one.sigma == sigma) for sigma in sigmas]
         axes.plot(sigmas, highest, color="grey", linestyle=dashes, label=name.replace("_", " "))

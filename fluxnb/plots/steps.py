@@ -30,28 +30,29 @@ def schedule(runs: Run | Iterable[Run], marked: Iterable[int] = ()) -> Figure:
     runs = [runs] if isinstance(runs, Run) else list(runs)
     if not runs:
         raise InputError("no runs to draw; give at least one")
-    figure, grid = panels(1, 1, (5, 3))
+    figure, grid = panels(1, 1, (6.2, 3))
     axes = grid[0, 0]
     for run, (colour, marker, _) in zip(runs, styles(), strict=False):
         shift = "own sigmas" if run.shift is None else f"shift {run.shift:.3g}"
         label = f"{shift}, {run.num_steps} steps"
         axes.plot(run.sigmas, color=colour, marker=marker, markersize=4, label=label)
-    for step in marked:
+    for i, step in enumerate(marked):
         step = checks.whole("a marked step", step, -1, runs[0].num_steps) % len(runs[0].sigmas)
         sigma = runs[0].sigmas[step]
         axes.plot(step, sigma, "o", markersize=11, markerfacecolor="none", markeredgecolor="grey")
+        is_below = 0 < step < runs[0].num_steps and not i % 2  # neighbours' labels stand on both sides
         axes.annotate(
             f"step {step}: {sigma:.2f}",
             (step, sigma),
-            (7, 5) if not step else (-7, -7) if step < runs[0].num_steps else (-14, 9),
-            ha="right" if step else "left",
-            va="top" if 0 < step < runs[0].num_steps else "bottom",
+            (-7, -7) if is_below else (8, 5),
+            ha="right" if is_below else "left",
+            va="top" if is_below else "bottom",
             textcoords="offset points",
             fontsize="small",
         )
-    axes.set(xlabel="step", ylabel="noise level sigma", ylim=(0, 1.08))
+    axes.set(xlabel="step", ylabel="noise level sigma", ylim=(0, 1.15))
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.legend(frameon=False)
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     return figure
 
 

@@ -50,7 +50,7 @@ def subjects(pipeline: FluxPipeline, count: int) -> Iterator[Subject]:
 
     @cache
     def encode(word: str) -> mx.array:
-        return concepts.encoded(word, pipeline.encode_text(word))
+        return concepts.encode(pipeline.networks, word)
 
     for number in range(count):
         scene = scenes.make_scene(rng)

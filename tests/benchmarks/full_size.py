@@ -10,7 +10,16 @@ are those of the tests, so that it draws nothing. Each line is a process, which 
 
 Printed are the bytes of the weights (of picture: of its larger side), the goal (1.15 times these and 1.5 GB),
 the peak of MLX's memory and of the process (VmHWM: with MLX's cache of freed memory, up to 2 GiB, and all
-libraries), and seconds. It takes about 10 GB of memory at 4 bits and some minutes; it is no part of pytest.
+libraries), and seconds. It takes about 11 GB of memory at 4 bits and some minutes; it is no part of pytest.
+
+On 2 cores of an AMD EPYC that others used as well, with one BLAS thread (OPENBLAS_NUM_THREADS=1), at 4 bits:
+
+           weights    goal  MLX peak   VmHWM   load s  compute s
+    t5        2.87    4.80      3.12    3.79       58        477
+    mmdit     6.77    9.29      7.01    9.15       92        162
+    picture   6.94    9.48      8.29   10.73        -        511
+
+What picture takes beyond mmdit is the autoencoder, which decodes 256 x 256 pixels in one piece.
 """
 
 import json

@@ -69,7 +69,7 @@ class Mlx:
         from full_size import released
         from mlx.utils import tree_flatten
 
-        from fluxnb.checkpoints import layouts
+        from fluxnb.checkpoints import layouts, tables
         from fluxnb.model.config import MMDiTConfig
         from fluxnb.model.layers import random_weights
         from fluxnb.model.mmdit import MMDiT
@@ -83,7 +83,7 @@ class Mlx:
             if "guidance" not in name and not name.startswith(LEFT_OUT)
         }
         self.theirs = {}
-        for part in layouts.plan(layouts.DIFFUSERS_MMDIT, self.weights, shapes, "diffusers"):
+        for part in layouts.plan(tables.DIFFUSERS_MMDIT, self.weights, shapes, "diffusers"):
             array = self.weights[part.target]
             if part.transform is layouts.swap_halves:
                 array = layouts.swap_halves(array)

@@ -7,11 +7,12 @@
     picture   the demo model draws a prompt: texts, 20 steps with CFG, decoding
 
 The peers take turns, round by round, so that another load on the machine meets all of them; only one
-computes at a time. CPU time is that of all threads; it tells more than the clock where the machine has other
-work, if both have one thread (OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1), since threads wait by spinning. Those on MLX share one process, its weights and its fast BLAS with fluxnb; torch has a
-process of its own. Both may use every core. mlx-examples needs a clone of ml-explore/mlx-examples
-(--mlx-examples PATH); mflux is taken where it can be imported. Needs torch and diffusers, 8 GB of memory and
-2.6 GB in the folder for temporary files. It is not a part of pytest.
+computes at a time. CPU time is that of all threads. Where the machine has other work it tells more than the
+clock, but only with one thread each (OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1), since threads wait by
+spinning. Those on MLX share one process, its weights and its fast BLAS with fluxnb; torch has a process of
+its own. mlx-examples needs a clone of ml-explore/mlx-examples (--mlx-examples PATH); mflux is taken where it
+can be imported; its image MLP takes another GELU than FLUX.1's, hence its larger difference. Needs torch and
+diffusers, 8 GB of memory and 2.6 GB in the folder for temporary files. It is not a part of pytest.
 """
 
 import argparse
@@ -80,7 +81,7 @@ def measure(workers: dict[str, Worker], task: str, rounds: int, folder: Path) ->
                 answer = workers[peer].ask(peer, task)
                 clock[peer].append(1e3 * answer["clock"])
                 cpu[peer].append(1e3 * answer["cpu"])
-    for peer, spent in clock.items():
+    for peer in clock:
         row = f"{task:9s}{peer:14s}"
         row += "".join(f"{best(ms[peer]):9.1f}" for ms in (clock, cpu) for best in (min, statistics.median))
         if peer != "fluxnb" and "fluxnb" in clock:

@@ -7,7 +7,11 @@ error (L2 norm of the difference over that of float32) of a pass and of the last
     demo      the demo model, whose weights are trained, 64 + 24 tokens, 20 steps with CFG; its T5 has fewer
               bits too, so that the prompt is read by the changed model
 
-and the megabytes of the weights of the transformer. It is not a part of pytest, and takes a minute.
+and the megabytes of the weights of the transformer. It is not a part of pytest, and takes a minute. On an AMD
+EPYC the last latents differed by, at 16-bit weights, 16-bit streams, 8, 6, 4 and 3 bits:
+
+    random    0.003   0.004   0.005   0.022   0.103   0.186
+    demo      0.005   0.010   0.024   0.044   0.187   0.433
 """
 
 from itertools import pairwise

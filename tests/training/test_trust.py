@@ -65,7 +65,7 @@ def run():
 
 def look(run, step):
     pipeline, record = run.session.pipeline, run.steps[step]
-    words = {word: concepts.encoded(word, pipeline.encode_text(word)) for word in ("sunflower", "background")}
+    words = {word: concepts.encode(pipeline.networks, word) for word in ("sunflower", "background")}
     return trust.look(pipeline.networks.mmdit, record.latents, record.sigma, run.text, words)
 
 
