@@ -14,20 +14,15 @@ from fluxnb.checkpoints import catalog, components, configs, linear, native
 from fluxnb.checkpoints.catalog import Entry
 from fluxnb.checkpoints.components import Component
 from fluxnb.checkpoints.fill import fill, match
-from fluxnb.checkpoints.networks import DTYPES, PARTS, Configs, Networks, SwappedNetworks
+from fluxnb.checkpoints.networks import DTYPES, NETWORKS, PARTS, Configs, Networks, SwappedNetworks
 from fluxnb.checkpoints.parts import Parts
 from fluxnb.checkpoints.quantised import BITS
 from fluxnb.checkpoints.sources import locate
 from fluxnb.errors import CheckpointError, InputError
-from fluxnb.model.clip import CLIPText
 from fluxnb.model.config import MMDiTConfig, dev, schnell
-from fluxnb.model.mmdit import MMDiT
-from fluxnb.model.t5 import T5Encoder
 from fluxnb.model.tokenizers import ClipTokenizer, T5Tokenizer
-from fluxnb.model.vae import VAE
 
 T5_LENGTH, T5_LENGTH_GUIDED = 256, 512  # most T5 tokens of FLUX.1-schnell and FLUX.1-dev
-NETWORKS = {"mmdit": MMDiT, "vae": VAE, "clip": CLIPText, "t5": T5Encoder}
 QUANTISED = ("mmdit", "t5")  # the large ones; CLIP and the autoencoder are 3 % of FLUX.1 and stay in floats
 
 
