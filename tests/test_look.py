@@ -314,7 +314,7 @@ def test_bars_leave_out_what_an_intervention_cuts():
     ledger = run.ledger(["and"])
     bars = ledger.bars("and", "block")
     assert np.isnan(bars[1]).all() and not np.isnan(bars[[0, 2, 3]]).any()
-    assert np.allclose(ledger.bars("and", "step"), ledger.shares[:, [0, 2, 3], :, 0].mean((1, 2)))
+    assert np.allclose(ledger.bars("and", "step"), ledger.shares[:, :, :, 0][:, [0, 2, 3]].mean((1, 2)))
 
 
 def test_bars_of_what_does_not_exist_are_answered_with_what_exists(run):
