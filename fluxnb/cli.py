@@ -1,10 +1,11 @@
 """The `fluxnb` command: its parser, and what becomes of an error. The commands are in `fluxnb.commands`.
 
-An error is one sentence on stderr and exit code 2, a warning is the sentence alone; Ctrl-C ends with 130, as
-shells have it.
+An error is one sentence on stderr and exit code 2, a warning is the sentence alone; Ctrl-C ends with 130 and
+a reader that has seen enough (`fluxnb models | head`) with 141, as shells have it.
 """
 
 import argparse
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -42,10 +43,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.simplefilter("always", FluxnbWarning)
             warnings.showwarning = _show
-            return chosen.run(chosen)
+            code = chosen.run(chosen)
+            sys.stdout.flush()
+            return code
     except FluxnbError as error:
         print(f"fluxnb: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
+        return 141
     except KeyboardInterrupt:
         print("fluxnb: interrupted", file=sys.stderr)
         return 130

@@ -1,4 +1,4 @@
-"""Everything fluxnb raises or warns of on purpose; knows nothing of the rest.
+r"""Everything fluxnb raises or warns of on purpose; knows nothing of the rest.
 
     FluxnbError                    catch this to catch them all
     ├── InputError (ValueError)    an argument is wrong: what came, what was expected, what to do
@@ -11,7 +11,7 @@
     └── PromptWarning              a prompt was cut, or is empty
 
 Each says in one line what came, what was expected and what to do. Names in it come from files and from the
-hub, so what would steer a terminal is spelled out: "\\x1b".
+hub, so what would steer a terminal is spelled out: \x1b.
 """
 
 

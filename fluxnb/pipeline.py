@@ -17,6 +17,7 @@ import mlx.core as mx
 from PIL import Image
 
 from fluxnb import backend, checks, flow, memory, texts
+from fluxnb.asked import tokens
 from fluxnb.checkpoints import native, store
 from fluxnb.checkpoints.networks import Networks, SwappedNetworks
 from fluxnb.decoding import Decoding
@@ -40,17 +41,19 @@ class FluxPipeline(Decoding, DiffusionKitCalls):
         model_version: Name in the catalog, e.g. "fluxnb/demo", which needs no network; any "owner/name" on
             the hub, which is downloaded as far as it is not in the cache; or the path of a folder or file.
         shift: Static shift of every run that names none; None for the model's own.
-        low_memory_mode: See `checkpoints.store.load`, as for the four below.
-        a16: Streams in bfloat16.
-        w16: Weights in bfloat16.
-        quantize: Bits of a weight, 3, 4, 6 or 8; None for as they are.
-        local_ckpt: Folder or file to take the weights from.
+        low_memory_mode: Have text encoders, or transformer and autoencoder, in memory, never both; a new
+            prompt then reads the encoders from the disk again.
+        a16: Compute in bfloat16, but for times, latents and the encoding of pictures; False for float32.
+        w16: Keep weights in bfloat16; False for the model's own, float32 for the demo, bfloat16 for FLUX.1.
+        quantize: Bits of a weight in the blocks of transformer and T5, 3, 4, 6 or 8; None for as they are.
+        local_ckpt: Folder or file to take the weights from. What it lacks, and the defaults of a model of
+            other sizes than FLUX.1's, are those of `model_version`.
         revision: Branch, tag or commit of a model on the hub, None for the newest.
         preview: Tiny autoencoder to load as well, see `load_preview`; None for none.
 
     Raises:
         UnknownModelError: if there is no such name.
-        InputError: if there is no such revision.
+        InputError: if there is no such revision, or an argument is none of these.
         DownloadError: if the model cannot be had from the hub.
         CheckpointError: if the files are none of that model.
     """
@@ -214,7 +217,7 @@ class FluxPipeline(Decoding, DiffusionKitCalls):
         without = frozenset()
         if attend is None and settings.intervention is not None:
             config = self.networks.configs.mmdit
-            attend, without = settings.intervention.at(index, text.words, text.txt.shape[1], config)
+            attend, without = settings.intervention.at(index, tokens(text, latents.shape[1:3]), config)
         attend = attend or attention
         cfg = settings.guidance, negative, settings.cfg_weight
         return self.velocity(latents, sigma, text, *cfg, hear(attend) if hear else attend, without)

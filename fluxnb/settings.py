@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """All that decides a picture, every default filled in; made by `FluxPipeline.settings`.
+    """All that decides a picture, every default filled in; made by `fill_in`.
 
     Args:
         prompt: What is asked for.

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import time
 from importlib.util import find_spec
 
 import pytest
@@ -13,6 +14,31 @@ IN_CI = bool(os.environ.get("CI"))
 PARITY = all(find_spec(name) for name in ("torch", "diffusers"))
 LEFT_OUT = "tests of parity and training left out: they need pip install 'fluxnb[parity,train]'"
 collect_ignore = [] if PARITY else ["parity", "training"]
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """A hub, and a client that takes it for the real one, with an empty cache and without waits."""
+    import hub_server
+    import huggingface_hub  # late, as it takes a while
+    from huggingface_hub import constants
+
+    with hub_server.start() as running:
+        for name, value in {
+            "ENDPOINT": running.endpoint,
+            "HUGGINGFACE_CO_URL_TEMPLATE": running.endpoint + "/{repo_id}/resolve/{revision}/{filename}",
+            "HF_HUB_CACHE": str(tmp_path / "hub"),
+            "HF_TOKEN_PATH": str(tmp_path / "token"),
+            "HF_HUB_OFFLINE": False,
+            "DOWNLOAD_CHUNK_SIZE": 1000,  # instead of 10 MB: what of a file is kept is whole chunks
+        }.items():
+            monkeypatch.setattr(constants, name, value)
+        monkeypatch.setenv("NO_PROXY", "*")
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        monkeypatch.setattr(time, "sleep", lambda seconds: None)  # between a client's attempts
+        huggingface_hub.close_session()
+        yield running
+        huggingface_hub.close_session()
 
 
 def pytest_report_header():

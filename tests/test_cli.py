@@ -45,6 +45,16 @@ def test_a_bad_argument_is_one_sentence_and_exit_code_2(words, capsys):
     assert re.fullmatch(r"fluxnb( lab)?: .+; see `fluxnb( lab)? --help`\n", err)
 
 
+@pytest.mark.parametrize("words", [["models"], ["models", "--json"]])
+def test_a_reader_that_has_seen_enough_ends_the_command_without_a_word(words):
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "fluxnb.cli", *words]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 def test_ctrl_c_is_one_line_and_exit_code_130(tmp_path, monkeypatch, capsys):
     def interrupt(folder):
         raise KeyboardInterrupt

@@ -1,10 +1,17 @@
-"""What users of DiffusionKit write, call by call; on the toy networks of stubs.py."""
+"""What users of DiffusionKit write: call by call on toy networks, and whole scripts that load from a hub."""
 
+from pathlib import Path
+
+import layout_writers
+import mlx.core as mx
 import numpy as np
 import pytest
 import stubs
+import tiny_checkpoint as tiny
+from mlx.utils import tree_flatten
 from PIL import Image
 
+from fluxnb import cli, recipe
 from fluxnb.errors import InputError
 from fluxnb.source import read
 
@@ -68,3 +75,89 @@ def test_a_picture_is_read_and_encoded_at_its_own_size(pipe):
 
 def test_models_can_be_asked_to_be_there(pipe):
     assert pipe.ensure_models_are_loaded() is None
+
+
+NAMES = ("argmaxinc/mlx-FLUX.1-schnell", "argmaxinc/mlx-FLUX.1-schnell-4bit-quantized")
+FILES = ("flux-schnell.safetensors", "flux-schnell-4bit-quantized.safetensors")
+TEXT = ("clip_l/model.fp16.safetensors", "t5/t5xxl.safetensors")
+SCRIPT = """
+from fluxnb import FluxPipeline
+pipeline = FluxPipeline(
+  shift=1.0,
+  model_version=MODEL,
+  low_memory_mode=True,
+  a16=True,
+  w16=True,
+)
+
+HEIGHT = 512
+WIDTH = 512
+NUM_STEPS = 4
+CFG_WEIGHT = 0.
+
+image, _ = pipeline.generate_image(
+  "a photo of a cat",
+  cfg_weight=CFG_WEIGHT,
+  num_steps=NUM_STEPS,
+  latent_size=(HEIGHT // 8, WIDTH // 8),
+)
+image.save("image.png")
+"""
+
+
+@pytest.fixture
+def hub(server, tmp_path, monkeypatch):
+    """The repositories that DiffusionKit reads, with small networks under its own names."""
+    written = layout_writers.write_diffusionkit(tmp_path / "written", bits=4)
+    own = layout_writers.diffusionkit_mmdit(layout_writers.original("transformer"))
+    tiny.save(written / FILES[0], own)
+    for name, file in zip(NAMES, FILES, strict=True):
+        server.add(name, {part: (written / part).read_bytes() for part in (file, "ae.safetensors")})
+    server.add("argmaxinc/stable-diffusion", {part: (written / part).read_bytes() for part in TEXT})
+    server.add_folder("openai/clip-vit-large-patch14", written / "tokenizer")
+    server.add_folder("google/flan-t5-xxl", written / "tokenizer_2")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return server
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.filterwarnings("ignore:.*too long for T5")  # the tiny one takes twelve tokens
+def test_a_script_of_theirs_runs_after_its_import_is_changed(hub, name):
+    names = {"MODEL": name}
+    exec(SCRIPT, names)
+    with Image.open("image.png") as image:
+        assert image.size == (512, 512) and np.asarray(image).std() > 0
+    networks = names["pipeline"].networks
+    dtypes = {array.dtype for _, array in tree_flatten(networks.mmdit.parameters())}
+    assert dtypes == {mx.bfloat16} | ({mx.uint32} if "4bit" in name else set())
+    hub.requests.clear()
+    image, log = names["pipeline"].generate_image("a photo of a cat", num_steps=1, latent_size=(4, 4))
+    assert image.size == (32, 32) and hub.requests == []
+    assert log["recipe"].loading.revision == hub.repos[name].commit
+
+
+def test_their_command_draws_from_the_hub_and_its_picture_is_drawn_again(hub, capsys):
+    size = ("--height", "64", "--width", "64")
+    words = ["--prompt", "a cat", "--steps", "3", "--output-path", "featured.png", "--seed", "0", *size]
+    assert cli.main(["generate", "--model-version", NAMES[1], "--w16", "--a16", "--t5", *words]) == 0
+    assert recipe.read("featured.png").loading.low_memory_mode
+    hub.requests.clear()
+    assert cli.main(["generate", "--from", "featured.png", "-o", "again.png"]) == 2
+    assert hub.requests == []
+    again = ["generate", "--from", "featured.png", "-o", "again.png", "--model-version", NAMES[1]]
+    assert cli.main(again) == 0
+    pictures = [np.asarray(Image.open(name)) for name in ("featured.png", "again.png")]
+    assert np.array_equal(*pictures)
+    assert "name it to have it loaded" in capsys.readouterr().err
+
+
+def test_a_local_checkpoint_takes_the_rest_from_the_model_that_is_named(hub):
+    tiny.save(Path("mine.safetensors"), layout_writers.original("transformer"))
+    size = ("--height", "32", "--width", "32")
+    words = ["generate", "--prompt", "a cat", "--steps", "1", *size, "--local-ckpt", "mine.safetensors"]
+    assert cli.main(words) == 2
+    assert hub.requests == []
+    assert cli.main([*words, "--model-version", NAMES[0]]) == 0
+    assert hub.got(FILES[0]) == [] and hub.got("ae.safetensors") == [None]
+    assert recipe.read("out.png").is_own and recipe.read("out.png").model == "mine.safetensors"

@@ -14,7 +14,7 @@ from fluxnb.checkpoints.sources import DEMO_FOLDER
 def demo(bits):
     """Loads the networks of the demo model in float32, and counts their bytes."""
     parts, size = find(DEMO_FOLDER), 0
-    for name, network in footprint.NETWORKS.items():
+    for name, network in footprint.KINDS.items():
         part = components.read(name, getattr(parts, name))
         filled = fill(network(part.config), part.table, part.tensors, mx.float32, bits)
         size += sum(array.nbytes for _, array in tree_flatten(filled.parameters()))

@@ -6,12 +6,10 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import hub_server
-import huggingface_hub
 import mlx.core as mx
 import pytest
 import tiny_checkpoint as tiny
@@ -55,27 +53,6 @@ NOT_NEEDED = {
     "text_encoder/model.fp16.safetensors": b"half",
     "tokenizer_2/spiece.model": b"protobuf",
 }
-
-
-@pytest.fixture
-def server(tmp_path, monkeypatch):
-    """A hub, and a client that takes it for the real one, with an empty cache and without waits."""
-    with hub_server.start() as running:
-        for name, value in {
-            "ENDPOINT": running.endpoint,
-            "HUGGINGFACE_CO_URL_TEMPLATE": running.endpoint + "/{repo_id}/resolve/{revision}/{filename}",
-            "HF_HUB_CACHE": str(tmp_path / "hub"),
-            "HF_TOKEN_PATH": str(tmp_path / "token"),
-            "HF_HUB_OFFLINE": False,
-            "DOWNLOAD_CHUNK_SIZE": 1000,  # instead of 10 MB: what of a file is kept is whole chunks
-        }.items():
-            monkeypatch.setattr(constants, name, value)
-        monkeypatch.setenv("NO_PROXY", "*")
-        monkeypatch.delenv("HF_TOKEN", raising=False)
-        monkeypatch.setattr(time, "sleep", lambda seconds: None)  # between a client's attempts
-        huggingface_hub.close_session()
-        yield running
-        huggingface_hub.close_session()
 
 
 @pytest.fixture

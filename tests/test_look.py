@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import stubs
 
+from fluxnb.asked import tokens
 from fluxnb.errors import InputError
 from fluxnb.interventions import cut, cut_block
 from fluxnb.model.layers import attention
@@ -386,7 +387,7 @@ def altered(intervention, step=0):
     run = stubs.session().start(PROMPT, num_steps=2, latent_size=(8, 12))
     run = run.fork(0, intervention=intervention).finish()
     text, config = run.text, run.session.pipeline.networks.mmdit.config
-    attend, _ = intervention.at(step, text.words, TEXT, config)
+    attend, _ = intervention.at(step, tokens(text, run.latent_size), config)
     recorder = Recorder(attend)
     run.session.pipeline.velocity_at(
         step,

@@ -100,6 +100,18 @@ def test_the_two_sides_are_never_in_memory_together(whole, monkeypatch):
         assert mx.get_active_memory() - before < sizes["mmdit"] + sizes["vae"] + slack
 
 
+def test_files_that_do_not_fit_are_found_out_at_once(whole, tmp_path):
+    with pytest.raises(store.InputError, match="quantised to 8 bits already"):
+        saved = FluxPipeline(local_ckpt=whole, quantize=8).save(tmp_path / "saved")
+        store.load(saved, quantize=4, low_memory_mode=True)
+    folder = tiny.link(whole, tmp_path / "model")
+    weights = tiny.tensors("transformer")
+    weights.pop("proj_out.bias")
+    tiny.save(folder / "transformer" / tiny.WEIGHTS["transformer"], weights)
+    with pytest.raises(store.CheckpointError, match="1 missing"):
+        store.load(local_ckpt=folder, low_memory_mode=True)
+
+
 def test_files_that_are_gone_by_then_are_missed(whole, tmp_path):
     folder = tiny.link(whole, tmp_path / "model")
     networks = store.load(local_ckpt=folder, low_memory_mode=True)

@@ -37,12 +37,8 @@ def fill(
         CheckpointError: a tensor is missing, left over, of another shape, or there twice and not equal.
         InputError: the files are quantised to other bits, or nothing in them can be quantised.
     """
-    shapes = {name: array.shape for name, array in tree_flatten(network.parameters())}
+    parts, sources = match(network, table, tensors, bits)
     modules = dict(network.named_modules())
-    sources = quantised.gather(tensors)
-    parts = layouts.plan(table, shapes, sources, str(tensors.origin))
-    _check_shapes(parts, shapes, sources, tensors)
-    _check_bits(parts, shapes, sources, bits, tensors)
     for part in parts:
         taken = [sources.pop(name) for name in part.sources]
         for name, source in zip(part.copies, taken, strict=False):
@@ -65,6 +61,28 @@ def fill(
             mx.eval(array)
             setattr(module, leaf, array)
     return network
+
+
+def match(
+    network: nn.Module, table: layouts.Table, tensors: Tensors, bits: int | None = None
+) -> tuple[tuple[Part, ...], dict[str, Source]]:
+    """Compares names and shapes of a component with its network; reads no tensor.
+
+    Args:
+        network: as in `fill`, like the others; it raises what that does.
+        table: likewise.
+        tensors: likewise.
+        bits: likewise.
+
+    Returns:
+        What each parameter is made of, and what there is to make it of.
+    """
+    shapes = {name: array.shape for name, array in tree_flatten(network.parameters())}
+    sources = quantised.gather(tensors)
+    parts = layouts.plan(table, shapes, sources, str(tensors.origin))
+    _check_shapes(parts, shapes, sources, tensors)
+    _check_bits(parts, shapes, sources, bits, tensors)
+    return parts, sources
 
 
 def _made(part: Part, taken: list[Source], is_matrix: bool, bits: int | None) -> Source:

@@ -8,22 +8,15 @@ from mlx.utils import tree_flatten
 
 from fluxnb.checkpoints import components, quantised
 from fluxnb.checkpoints.catalog import Entry
+from fluxnb.checkpoints.networks import NETWORKS, PARTS
 from fluxnb.checkpoints.parts import find
 from fluxnb.checkpoints.places import STEMS
 from fluxnb.checkpoints.sources import DEMO_FOLDER
 from fluxnb.model import layers
-from fluxnb.model.clip import CLIPText
 from fluxnb.model.config import clip_l, dev, flux_vae, schnell, t5_xxl
-from fluxnb.model.mmdit import MMDiT
-from fluxnb.model.t5 import T5Encoder
-from fluxnb.model.vae import VAE
 
-NETWORKS: dict[str, Callable] = {
-    "transformer": MMDiT,
-    "vae": VAE,
-    "text_encoder": CLIPText,
-    "text_encoder_2": T5Encoder,
-}
+KINDS = {PARTS[name]: kind for name, kind in NETWORKS.items()}
+"""The networks by the words of diffusers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +37,7 @@ class Footprint:
 def footprint(entry: Entry) -> Footprint:
     """Reckons what an entry of the catalog takes."""
     shapes = {
-        name: {key: array.shape for key, array in tree_flatten(NETWORKS[name](config).parameters())}
+        name: {key: array.shape for key, array in tree_flatten(KINDS[name](config).parameters())}
         for name, config in _configs(entry).items()
     }
     bits = {place.component: place.bits for place in entry.places}
@@ -70,7 +63,7 @@ def _configs(entry: Entry) -> dict[str, object]:
     """Gives the sizes of the four networks: FLUX.1's, or what the files say that come with the package."""
     if entry.places:
         transformer = schnell() if entry.guidance is None else dev()
-        return dict(zip(NETWORKS, (transformer, flux_vae(), clip_l(), t5_xxl()), strict=True))
+        return dict(zip(KINDS, (transformer, flux_vae(), clip_l(), t5_xxl()), strict=True))
     parts = find(DEMO_FOLDER)
     return {name: components.read(name, getattr(parts, name)).config for name in STEMS}
 

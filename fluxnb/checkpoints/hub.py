@@ -30,9 +30,7 @@ from fluxnb.checkpoints.places import Place, choose
 from fluxnb.errors import CheckpointError, DownloadError, InputError
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
-REVISION = re.compile(
-    r"(?!/)(?!.*\.\.)[^\x00-\x20\x7f~^:?*\[\\]{1,200}"
-)  # as git has it (git-check-ref-format)
+REVISION = re.compile(r"(?!/)(?!.*\.\.)[^\x00-\x20\x7f~^:?*\[\\]{1,200}")  # git-check-ref-format(1)
 SHA256 = re.compile(r"[0-9a-f]{64}")
 CHUNK = 1 << 22  # bytes
 

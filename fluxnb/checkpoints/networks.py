@@ -24,6 +24,9 @@ from fluxnb.model.vae import VAE
 PARTS = {"mmdit": "transformer", "vae": "vae", "clip": "text_encoder", "t5": "text_encoder_2"}
 """What the networks are called in folders of diffusers, and in `parts.Parts`."""
 
+NETWORKS = {"mmdit": MMDiT, "vae": VAE, "clip": CLIPText, "t5": T5Encoder}
+"""What they are made by."""
+
 DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16}
 """What weights that are not quantised are kept in, by `Entry.dtype`."""
 

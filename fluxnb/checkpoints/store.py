@@ -13,21 +13,16 @@ from fluxnb import backend, checks
 from fluxnb.checkpoints import catalog, components, configs, linear, native
 from fluxnb.checkpoints.catalog import Entry
 from fluxnb.checkpoints.components import Component
-from fluxnb.checkpoints.fill import fill
-from fluxnb.checkpoints.networks import DTYPES, PARTS, Configs, Networks, SwappedNetworks
+from fluxnb.checkpoints.fill import fill, match
+from fluxnb.checkpoints.networks import DTYPES, NETWORKS, PARTS, Configs, Networks, SwappedNetworks
 from fluxnb.checkpoints.parts import Parts
 from fluxnb.checkpoints.quantised import BITS
 from fluxnb.checkpoints.sources import locate
 from fluxnb.errors import CheckpointError, InputError
-from fluxnb.model.clip import CLIPText
 from fluxnb.model.config import MMDiTConfig, dev, schnell
-from fluxnb.model.mmdit import MMDiT
-from fluxnb.model.t5 import T5Encoder
 from fluxnb.model.tokenizers import ClipTokenizer, T5Tokenizer
-from fluxnb.model.vae import VAE
 
 T5_LENGTH, T5_LENGTH_GUIDED = 256, 512  # most T5 tokens of FLUX.1-schnell and FLUX.1-dev
-NETWORKS = {"mmdit": MMDiT, "vae": VAE, "clip": CLIPText, "t5": T5Encoder}
 QUANTISED = ("mmdit", "t5")  # the large ones; CLIP and the autoencoder are 3 % of FLUX.1 and stay in floats
 
 
@@ -102,12 +97,14 @@ def _read(
 
     def filled(name: str, component: Component) -> nn.Module:
         network = NETWORKS[name](component.config)
-        asked = bits if name in QUANTISED else None
-        return fill(network, component.table, component.tensors, DTYPES[entry.dtype], asked)
+        return fill(network, component.table, component.tensors, DTYPES[entry.dtype], asked.get(name))
 
+    asked = dict.fromkeys(QUANTISED, bits)
     fit = linear.read(parts.vae, sizes.vae.latent_channels)
     common = (clip_tokenizer, t5_tokenizer, entry, fit, streams, (parts.tokenizer, parts.tokenizer_2))
     if low_memory:
+        for name, component in found.items():  # now, not when it is needed
+            match(NETWORKS[name](component.config), component.table, component.tensors, asked.get(name))
         return SwappedNetworks(sizes, lambda name: filled(name, opened(name)), *common)
     networks = {name: filled(name, found.pop(name)) for name in PARTS}
     mx.clear_cache()  # what the reading took

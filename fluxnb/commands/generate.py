@@ -63,7 +63,7 @@ def register(commands: argparse._SubParsersAction) -> None:
 
     model = parser.add_argument_group("the model")
     add = model.add_argument
-    add("--model-version", metavar="NAME", help=f"name of the model (default: {DEMO})")
+    add("--model-version", metavar="NAME", help=f"name of the model, or its path (default: {DEMO})")
     add("--local-ckpt", metavar="PATH", help="folder or file to take the weights from")
     add("--revision", metavar="REV", help="branch, tag or commit of a model on the hub")
     add("--quantize", type=int, metavar="BITS", help="keep the weights in 3, 4, 6 or 8 bits")
@@ -111,7 +111,7 @@ def _run(chosen: argparse.Namespace) -> int:
     start = None if chosen.image_path is None else source.read(chosen.image_path)
     if chosen.recipe is None:
         again = None
-        _sides(chosen)
+        _check(chosen)
         loading = _loading(chosen)
     else:
         again = recipe.read(chosen.recipe)
@@ -135,6 +135,21 @@ def _run(chosen: argparse.Namespace) -> int:
     return 0
 
 
+def _check(chosen: argparse.Namespace) -> None:
+    """Refuses what no model can draw, by the names of the flags; else it would be said after minutes."""
+    from fluxnb import flow
+
+    checks.text("--prompt", chosen.prompt)
+    checks.optional(checks.text, "--negative_prompt", chosen.negative_prompt)
+    checks.optional(checks.whole, "--steps", chosen.steps, 1, flow.MAX_STEPS)
+    checks.optional(checks.whole, "--seed", chosen.seed, *flow.SEEDS)
+    checks.optional(checks.number, "--cfg", chosen.cfg, low=0)
+    checks.optional(checks.number, "--guidance", chosen.guidance, low=0)
+    checks.optional(checks.number, "--shift", chosen.shift, above=0)
+    checks.optional(checks.number, "--denoise", chosen.denoise, above=0, high=1)
+    _sides(chosen)
+
+
 def _loading(chosen: argparse.Namespace) -> dict:
     """Gives the arguments of `FluxPipeline`."""
     model = chosen.model_version or DEMO
@@ -150,7 +165,7 @@ def _given(loading: dict) -> dict:
 
 def _sides(chosen: argparse.Namespace) -> tuple[int | None, int | None]:
     """Gives height and width in latent cells, as far as they are asked for."""
-    sides = (("height", chosen.height), ("width", chosen.width))
+    sides = (("--height", chosen.height), ("--width", chosen.width))
     return tuple(None if side is None else checks.cells(name, side) for name, side in sides)
 
 
@@ -224,7 +239,8 @@ def _summary(log: dict, is_long: bool) -> str:
     phases = ("text_encoding", "denoising", "decoding")
     steps = len(log["denoising"]["iter_time"])
     size = f"{log['width']} x {log['height']} pixels"
-    lines = [f"seed {log['seed']}, {size}, {steps} steps, {log['total_time']:.1f} s"]
+    count = f"{steps} step{'s' * (steps != 1)}"
+    lines = [f"seed {log['seed']}, {size}, {count}, {log['total_time']:.1f} s"]
     if is_long:
         lines += [
             f"{phase.replace('_', ' ')}: {log[phase]['time']:.3f} s, "
