@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from fluxnb import flow
-from fluxnb.asked import tokens
+from fluxnb.asked import frozen, tokens
 from fluxnb.brief import Brief
 from fluxnb.errors import InputError
 from fluxnb.interventions import Intervention, expect
@@ -88,8 +88,7 @@ def measure(
     norms = mx.linalg.norm(difference, axis=-1).reshape([side // 2 for side in run.latent_size])
     relative = mx.linalg.norm(difference) / mx.linalg.norm(flow.pack(record.velocity))
     mx.eval(norms, relative)
-    velocity = np.array(norms)
-    velocity.setflags(write=False)
+    velocity = frozen(np.array(norms))
 
     heard, correlation = None, None
     if word is None and intervention.words:

@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -105,6 +106,14 @@ def roots(path):
 
 def test_every_file_stands_on_a_known_floor():
     assert [dotted(path) for here, path in modules(leave_out=[None]) if here not in FLOOR] == []
+
+
+def test_the_guide_names_every_module_once():
+    guide = ast.get_docstring(ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8")))
+    there = {path.name for path in PACKAGE.glob("*.py")} - {"__init__.py"}
+    there |= {f"{path.parent.name}/" for path in PACKAGE.glob("*/*") if path.suffix in (".py", ".json")}
+    named = re.findall(r"(?<![\w/])[a-z_]+(?:\.py|/)(?!\w)", guide)
+    assert sorted(named) == sorted(there)
 
 
 def test_imports_go_down_only():

@@ -277,10 +277,10 @@ def test_what_does_not_exist_is_answered_with_what_exists(pipeline, text, latent
 
 
 def test_what_comes_after_the_last_step_is_refused(pipeline, text, latents):
-    prompt, config = there(text, latents), pipeline.networks.mmdit.config
+    words, config = there(text, latents), pipeline.networks.mmdit.config
     with pytest.raises(InputError, match=r"no step is left for cut\('cat'\) after all 8; fork at an earlier"):
-        cut("cat").check(prompt, config, num_steps=8, first=8)
-    Intervention().check(prompt, config, num_steps=8, first=8)
+        cut("cat").check(words, config, num_steps=8, first=8)
+    Intervention().check(words, config, num_steps=8, first=8)
 
 
 def test_what_exists_passes_the_check(pipeline, text, latents):
