@@ -7,6 +7,7 @@ numbers of blocks, "all" those of steps. Tokens stand text first: words, end, PA
 from __future__ import annotations
 
 import operator
+import reprlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -143,8 +144,9 @@ def find_subject(subject: object, tokens: Tokens) -> tuple[str, tuple[int, ...],
     if isinstance(subject, np.ndarray) and subject.ndim == 2:
         return _find_region(subject, tokens)
     raise InputError(
-        f"there is no {subject!r} to ask for; give a word of the prompt, 'PAD', 'end', 'image' or 'words', a "
-        f"token's number in 0..{tokens.length - 1}, a patch (row, column) or a mask of shape ({h}, {w})"
+        f"there is no {reprlib.repr(subject)} to ask for; give a word of the prompt, 'PAD', 'end', 'image' "
+        f"or 'words', a token's number in 0..{tokens.length - 1}, a patch (row, column) or a mask of shape "
+        f"({h}, {w})"
     )
 
 
@@ -262,11 +264,12 @@ def find_steps(steps: str | int | Iterable[int], count: int) -> tuple[int, ...]:
     Raises:
         InputError: if there is no such step; the message says which there are.
     """
-    if count and isinstance(steps, str):
-        checks.choice("step", steps, ("all",))
-        return tuple(range(count))
-    several = tuple(steps) if isinstance(steps, Iterable) else (steps,)
-    if count and not several:
+    _some(count)
+    if isinstance(steps, str):
+        several = range(count) if steps == "all" else ()
+    else:
+        several = tuple(steps) if isinstance(steps, Iterable) else (steps,)
+    if not several:
         raise InputError(f"step is {steps!r}, which is none; give an integer in 0..{count - 1} or 'all'")
     return tuple(find_step(step, count) for step in several)
 
@@ -277,6 +280,11 @@ def find_step(step: int, count: int) -> int:
     Raises:
         InputError: if there is no such step; the message says which there are.
     """
+    _some(count)
+    return checks.whole("step", step, -1, count - 1) % count
+
+
+def _some(count: int) -> None:
+    """Makes sure that there is a step."""
     if not count:
         raise InputError("the run has made no step yet; call advance() or finish()")
-    return checks.whole("step", step, -1, count - 1) % count

@@ -143,7 +143,7 @@ def test_cfg_is_listened_to_in_the_pass_with_the_prompt():
         ({"word": Word("and", (9,))}, "no word 'and'"),
         ({"step": 2}, r"step is 2; give an integer in -1\.\.1"),
         ({"step": (0, 2)}, r"step is 2; give an integer in -1\.\.1"),
-        ({"step": "last"}, "step is 'last'; give one of 'all'"),
+        ({"step": "last"}, r"step is 'last', which is none; give an integer in 0\.\.1 or 'all'"),
         ({"step": 0.0}, "step is 0.0"),
         ({"blocks": "triple"}, "blocks is 'triple'; give one of 'all', 'double', 'single'"),
         ({"blocks": 4}, r"block is 4; give an integer in 0\.\.3"),

@@ -110,7 +110,7 @@ def test_steps_are_found_in_the_order_given(steps, found):
     [
         (5, r"step is 5; give an integer in -1\.\.4"),
         ((0, -2), "step is -2"),
-        ("last", "step is 'last'; give one of 'all'"),
+        ("last", "step is 'last', which is none; give an integer in 0"),
         ((), r"none; give an integer in 0\.\.4 or 'all'"),
         (0.0, "step is 0.0"),
     ],
