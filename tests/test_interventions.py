@@ -208,7 +208,7 @@ def test_json_of_something_else_is_refused(text):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: cut(3), "the word is 3, a int; give a string"),
+        (lambda: cut(3), "the word is 3; give a string"),
         (lambda: cut("cat", blocks="triple"), "blocks is 'triple'; give one of 'all', 'double', 'single'"),
         (lambda: cut("cat", blocks=-1), "a block is -1; give an integer of at least 0"),
         (lambda: cut("cat", queries="text"), "queries is 'text'; give one of 'all', 'image'"),

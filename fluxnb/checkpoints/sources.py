@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fluxnb.checkpoints import catalog
 from fluxnb.checkpoints.catalog import Entry
-from fluxnb.checkpoints.parts import Parts, find
+from fluxnb.checkpoints.parts import FOLDERS, Parts, find
 from fluxnb.errors import CheckpointError, InputError
 
 DEMO_FOLDER = Path(__file__).parents[1] / "demo"
@@ -104,7 +104,7 @@ def _completed(parts: Parts, base: Entry, path: Path) -> Parts:
 def _remedy(path: Path, lacking: Collection[str]) -> str:
     """Says what to do about parts that are not there."""
     if "transformer" in lacking or path.is_dir():
-        is_part = (path / "config.json").exists()
+        is_part = path.name in FOLDERS or (path / "config.json").exists()
         return (
             "give the folder above, which holds all parts"
             if is_part
