@@ -335,7 +335,7 @@ def test_a_bad_fork_says_what_was_wrong(run, arguments, message):
     ("arguments", "message"),
     [
         ({"prompt": None}, "the prompt is None; give a string"),
-        ({"prompt": b"cat"}, "the prompt is b'cat', a bytes"),
+        ({"prompt": b"cat"}, "the prompt is b'cat'; give a string"),
         ({"negative_text": 0}, "negative_text is 0"),
         ({"num_steps": 0}, "num_steps is 0; give an integer in 1..1000"),
         ({"num_steps": 2.5}, "num_steps is 2.5"),
