@@ -48,6 +48,8 @@ def locate(
             raise InputError(f"{name} is {value!r}; give {what}the path of a folder or a safetensors file")
     if local_ckpt == "":
         raise InputError("local_ckpt is empty; give the path of a folder or a safetensors file, or None")
+    if local_ckpt is not None and _path(model_version):
+        raise InputError(f"model_version is the path {model_version}, and local_ckpt is another; give one")
     path = local_ckpt if local_ckpt is not None else _path(model_version)
     if path is None:
         return _named(catalog.find(model_version), revision)
