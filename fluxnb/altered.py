@@ -14,6 +14,7 @@ import mlx.core as mx
 import numpy as np
 
 from fluxnb import backend
+from fluxnb.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,9 @@ class Altered:
 
         Returns:
             (2, length), float32: for text queries, and for image queries.
+
+        Raises:
+            InputError: if the edits leave no key at all.
         """
         edits = self._here(AddToScores, layer)
         if not edits:
@@ -100,6 +104,10 @@ class Altered:
         added = np.zeros((2, length), np.float32)
         for edit in edits:
             added[int(edit.image_only) :, list(edit.tokens)] += edit.added
+        if np.isneginf(added).all(axis=1).any():
+            raise InputError(
+                f"in block {layer} all {length} tokens are cut, and nothing is left to look at; cut fewer"
+            )
         return added
 
     def _here(self, kind: type, layer: int) -> list[Edit]:

@@ -15,11 +15,11 @@ import numpy as np
 from PIL import Image
 
 from fluxnb import flow
+from fluxnb.asked import tokens
 from fluxnb.brief import Brief
 from fluxnb.errors import InputError
 from fluxnb.interventions import Intervention, expect
 from fluxnb.maps import AttentionMap
-from fluxnb.model.tokenizers import Word
 
 if TYPE_CHECKING:
     from fluxnb.run import Run
@@ -36,7 +36,7 @@ class Effect(Brief):
         velocity: (h, w), float32, |dv|: for each image token (16 x 16 pixels) the norm of the velocity's
             change over its 2 x 2 cells and all channels, in normalised latents.
         relative: Norm of the change over that of the velocity, for the whole picture; 0 for no effect.
-        attention: The map of the same word in the step without the intervention; None if it is about no word.
+        attention: The map of the same tokens in the step without the intervention; None if it is about none.
         correlation: Spearman's rank correlation of `velocity` with that map, -1..1; None without a map, NaN
             where one of them is the same everywhere.
         pictures: The run's last picture, without and with the intervention from this step on; or None.
@@ -58,7 +58,7 @@ class Effect(Brief):
 
 
 def measure(
-    run: Run, step: int, intervention: Intervention, word: str | Word | None, direction: str, pictures: bool
+    run: Run, step: int, intervention: Intervention, word: object, direction: str, pictures: bool
 ) -> Effect:
     """Makes a step of a run twice and compares; see `Run.effect`.
 
@@ -66,7 +66,7 @@ def measure(
         run: That made the step.
         step: Its index.
         intervention: What is tried.
-        word: Whose map goes beside it; None for the first word of the intervention.
+        word: Whose map goes beside it; None for the first word, group or token of the intervention.
         direction: Of the map.
         pictures: Whether to draw both runs to their ends.
 
@@ -74,7 +74,8 @@ def measure(
         InputError: if the intervention speaks of what does not exist, or is not meant for that step.
     """
     pipeline, record = run.session.pipeline, run.steps[step]
-    expect(intervention).check(run.words, pipeline.networks.configs.mmdit, run.num_steps)
+    there = tokens(run.text, run.latent_size)
+    expect(intervention).check(there, pipeline.networks.configs.mmdit, run.num_steps)
     if not intervention.acts_on(step):
         raise InputError(
             f"{intervention} is not meant for step {step}; give another step, or other steps=(a, b)"

@@ -1,6 +1,6 @@
 """Interventions: what is altered in the network, in which steps and blocks, as frozen records; knows no runs.
 
-    cut("cat")                                       nobody can read the word
+    cut("cat") + cut("PAD")                          nobody can read the word, nor the padding
     scale("dog", 2, steps=(0, 5), blocks="double")   twice the weight, before the weights are made to sum to 1
     swap("cat", "dog")                               who looks for the one is told the other
     cut_head(layer=3, head=1) + cut_block(layer=4)   a head, or a whole block, contributes nothing
@@ -26,20 +26,21 @@ from fluxnb.errors import InputError
 from fluxnb.model.config import MMDiTConfig
 from fluxnb.model.layers import Attend, attention
 from fluxnb.model.tokenizers import Word
-from fluxnb.probe import find_blocks, find_word
+from fluxnb.probe import Tokens, find_blocks, find_subject, find_word
 
 QUERIES = ("all", "image")
 """Who reads a word: every token, or the image tokens alone."""
 
 Steps = tuple[int, int] | None
 Blocks = str | tuple[int, ...]
+Subject = str | Word | int
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """A word whose weight is multiplied: see `scale`, and `cut` for factor 0."""
+    """Tokens whose weight is multiplied: see `scale`, and `cut` for factor 0."""
 
-    word: str | Word
+    word: Subject
     factor: float
     steps: Steps
     blocks: Blocks
@@ -97,8 +98,8 @@ class Intervention:
         return " + ".join(map(_spell, self.changes)) or "Intervention()"
 
     @property
-    def words(self) -> tuple[str | Word, ...]:
-        """The words that it speaks of, in its order."""
+    def words(self) -> tuple[Subject, ...]:
+        """The words, groups and positions that it speaks of, in its order."""
         return tuple(
             argument
             for change in self.changes
@@ -131,11 +132,11 @@ class Intervention:
             ) from None
         return made
 
-    def check(self, words: tuple[Word, ...], config: MMDiTConfig, num_steps: int, first: int = 0) -> None:
+    def check(self, tokens: Tokens, config: MMDiTConfig, num_steps: int, first: int = 0) -> None:
         """Makes sure that everything it speaks of exists.
 
         Args:
-            words: Those of the prompt.
+            tokens: Those of a pass with the prompt.
             config: Sizes of the network.
             num_steps: Steps of the whole run.
             first: The first step that can still be changed.
@@ -144,7 +145,7 @@ class Intervention:
             InputError: if there is no such word, block, head or step; the message says what there is.
         """
         for change in self.changes:
-            _edit(change, words, config)
+            _edit(change, tokens, config)
             start, stop = change.steps or (first, num_steps)
             if not first < stop <= num_steps:
                 raise InputError(
@@ -156,15 +157,12 @@ class Intervention:
         """Says whether any of it is meant for a step."""
         return any(_meant_for(change, step) for change in self.changes)
 
-    def at(
-        self, step: int, words: tuple[Word, ...], text_length: int, config: MMDiTConfig
-    ) -> tuple[Attend, frozenset[int]]:
+    def at(self, step: int, tokens: Tokens, config: MMDiTConfig) -> tuple[Attend, frozenset[int]]:
         """Returns what it does in a step: the attention function, and the blocks to go without.
 
         Args:
             step: Index of the step.
-            words: Those of the prompt.
-            text_length: Text tokens, padding included.
+            tokens: Those of a pass with the prompt.
             config: Sizes of the network.
 
         Returns:
@@ -174,19 +172,19 @@ class Intervention:
             InputError: if there is no such word, block or head.
         """
         here = [change for change in self.changes if _meant_for(change, step)]
-        found = [_edit(change, words, config) for change in here]
+        found = [_edit(change, tokens, config) for change in here]
         edits = tuple(edit for edit in found if edit is not None)
         without = frozenset(change.layer for change in here if isinstance(change, CutBlock))
-        return (Altered(edits, text_length) if edits else attention), without
+        return (Altered(edits, tokens.text) if edits else attention), without
 
 
-def cut(
-    word: str | Word, *, steps: Steps = None, blocks: object = "all", queries: str = "all"
-) -> Intervention:
+def cut(word: Subject, *, steps: Steps = None, blocks: object = "all", queries: str = "all") -> Intervention:
     """Makes a word unreadable: its keys get the score -inf, and the others share its weight in proportion.
 
     Args:
-        word: A word of the prompt, all its tokens wherever it occurs; one of `run.words` for one place.
+        word: A word of the prompt, all its tokens wherever it occurs; one of `run.words` for one place. Or
+            a group of tokens, "PAD", "end", "image" or "words", named as for `run.attention`; or the number
+            of a token, text first.
         steps: (a, b): from step a up to but without step b, as in `run.steps[a:b]`; None for all.
         blocks: "all", "double" or "single", the number of one block, or several.
         queries: "all": no token reads the word. "image": the image tokens do not, but the other text tokens
@@ -199,7 +197,7 @@ def cut(
 
 
 def scale(
-    word: str | Word, factor: float, *, steps: Steps = None, blocks: object = "all", queries: str = "all"
+    word: Subject, factor: float, *, steps: Steps = None, blocks: object = "all", queries: str = "all"
 ) -> Intervention:
     """Multiplies the weight on a word by a factor, before the weights are made to sum to 1.
 
@@ -218,7 +216,7 @@ def scale(
     """
     factor = checks.number("factor", factor, low=0)
     checks.choice("queries", queries, QUERIES)
-    return Intervention((Scale(_word(word), factor, _steps(steps), _blocks(blocks), queries),))
+    return Intervention((Scale(_subject(word), factor, _steps(steps), _blocks(blocks), queries),))
 
 
 def swap(
@@ -286,8 +284,8 @@ NAMES = {Scale: "scale", Swap: "swap", CutHead: "cut_head", CutBlock: "cut_block
 DEFAULTS = {"steps": None, "blocks": "all", "queries": "all"}
 
 
-def _edit(change: Change, words: tuple[Word, ...], config: MMDiTConfig) -> Edit | None:
-    """Finds the blocks, heads and words of a change; None if it leaves all attention as it is.
+def _edit(change: Change, tokens: Tokens, config: MMDiTConfig) -> Edit | None:
+    """Finds the blocks, heads and tokens of a change; None if it leaves all attention as it is.
 
     Raises:
         InputError: if there is no such thing; the message says what there is.
@@ -299,10 +297,10 @@ def _edit(change: Change, words: tuple[Word, ...], config: MMDiTConfig) -> Edit 
     if isinstance(change, CutHead):
         return Silence(layers, checks.whole("head", change.head, 0, config.heads - 1))
     if isinstance(change, Scale):
-        tokens = find_word(change.word, words)[1]
+        keys = find_subject(change.word, tokens)[1]
         added = math.log(change.factor) if change.factor else -math.inf
-        return AddToScores(layers, tokens, added, change.queries == "image") if added else None
-    a, b = (find_word(word, words)[1] for word in (change.word_a, change.word_b))
+        return AddToScores(layers, keys, added, change.queries == "image") if added else None
+    a, b = (find_word(word, tokens.words)[1] for word in (change.word_a, change.word_b))
     if set(a) & set(b):
         raise InputError(f"{_spell(change)} names the same word twice; give two different words")
     return SwapValues(layers, a, b)
@@ -316,6 +314,13 @@ def _meant_for(change: Change, step: int) -> bool:
 def _word(word: object) -> str | Word:
     """Returns a word as it was given, if it is one."""
     return word if isinstance(word, Word) else checks.text("the word", word)
+
+
+def _subject(word: object) -> Subject:
+    """Returns a word, the name of a group or the number of a token as it was given, if it is one."""
+    if isinstance(word, str | Word):
+        return _word(word)
+    return checks.whole("the word", word, low=0, other="a word of the prompt, 'PAD', 'end' or ")
 
 
 def _read_word(value: object) -> object:

@@ -89,7 +89,7 @@ def cut_blocks(run: Run, step: int) -> frozenset[int] | None:
     intervention = owner.settings.intervention
     if intervention is None or not intervention.acts_on(step):
         return None
-    return intervention.at(step, owner.text.words, owner.text.txt.shape[1], config)[1]
+    return intervention.at(step, tokens(owner.text, run.latent_size), config)[1]
 
 
 def ledger(

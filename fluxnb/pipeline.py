@@ -18,6 +18,7 @@ import mlx.core as mx
 from PIL import Image
 
 from fluxnb import backend, checks, flow, memory, texts
+from fluxnb.asked import tokens
 from fluxnb.checkpoints import native, store
 from fluxnb.checkpoints.networks import Networks, SwappedNetworks
 from fluxnb.decoding import Decoding
@@ -218,7 +219,7 @@ class FluxPipeline(Decoding, DiffusionKitCalls):
         without = frozenset()
         if attend is None and settings.intervention is not None:
             config = self.networks.configs.mmdit
-            attend, without = settings.intervention.at(index, text.words, text.txt.shape[1], config)
+            attend, without = settings.intervention.at(index, tokens(text, latents.shape[1:3]), config)
         attend = attend or attention
         cfg = settings.guidance, negative, settings.cfg_weight
         return self.velocity(latents, sigma, text, *cfg, hear(attend) if hear else attend, without)

@@ -164,8 +164,7 @@ def _find_text(subject: str | Word, tokens: Tokens) -> tuple[str, tuple[int, ...
         return (*find_word(subject, tokens.words), True)
     except InputError as error:
         raise InputError(
-            f"{error}; instead of a word you can give 'PAD', 'end', 'image', 'words', a token's number, "
-            "a patch (row, column) or a mask"
+            f"{error}; instead of a word you can give 'PAD', 'end', 'image', 'words' or a token's number"
         ) from None
 
 

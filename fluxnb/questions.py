@@ -134,7 +134,7 @@ class Questions:
         intervention: Intervention,
         step: int,
         *,
-        word: str | Word | None = None,
+        word: object = None,
         direction: str = "image_to_word",
         pictures: bool = False,
     ) -> Effect:
@@ -143,13 +143,14 @@ class Questions:
         Args:
             intervention: See `fluxnb.interventions`.
             step: Index of a step that has been made; a shared one was made with the parent's prompt.
-            word: Whose map, in all blocks, goes beside it; None for the first word of the intervention.
+            word: Whose map, in all blocks, goes beside it, as for `attention`; None for the first word, group
+                or token of the intervention.
             direction: Of the map, as for `attention`.
             pictures: Whether to draw both ways to their ends, from this step on; the run stays as it is.
 
         Raises:
-            InputError: if there is no such step, or the intervention speaks of a word, block, head or step
-                that does not exist, or is not meant for this step.
+            InputError: if there is no such step, or the intervention speaks of a word, token, block, head or
+                step that does not exist, or is not meant for this step.
         """
         index = find_step(step, len(self.steps))
         return effect.measure(self.owner(index), index, intervention, word, direction, pictures)

@@ -15,7 +15,7 @@ import mlx.core as mx
 from PIL import Image
 
 from fluxnb import checks, flow, look
-from fluxnb.asked import Hearing
+from fluxnb.asked import Hearing, tokens
 from fluxnb.errors import InputError
 from fluxnb.flow import Step
 from fluxnb.interventions import Intervention
@@ -299,7 +299,7 @@ class Run(Questions):
         held, count = settings.intervention, settings.num_steps
         if held is not None and (intervention is not None or any(map(held.acts_on, range(at, count)))):
             first = 0 if intervention is None else at  # one that is inherited may have begun before
-            held.check(text.words, pipeline.networks.configs.mmdit, count, first)
+            held.check(tokens(text, self.latent_size), pipeline.networks.configs.mmdit, count, first)
         more = {"text": text, "source": self.source, "probes": probes, "heard": self._state[2][:at]}
         run = Run(self.session, settings, latents, self.steps[:at], self, **more)
         if (run.text, run.negative) != (self.text, self.negative):

@@ -53,6 +53,17 @@ def test_the_map_beside_it_is_the_words_own(run, effect):
     assert run.effect(cut_head(0, 0), 1).attention is run.effect(cut_head(0, 0), 1).correlation is None
 
 
+@pytest.mark.parametrize(("subject", "label"), [("PAD", "PAD tokens"), ("end", "end token"), (2, "token 2")])
+def test_groups_and_positions_have_an_effect_and_the_map_of_their_own(run, subject, label):
+    made, fork = run.effect(cut(subject), 1), run.fork(1, intervention=cut(subject))
+    heard = run.attention(1, subject, blocks="all", direction="image_to_word")
+    assert made.attention.word == label
+    assert np.array_equal(made.attention.weights, heard.weights)
+    change = mx.linalg.norm(fork.advance().velocity - run.steps[1].velocity)
+    assert made.relative == pytest.approx((change / mx.linalg.norm(run.steps[1].velocity)).item(), rel=1e-4)
+    assert made.relative > 1e-3
+
+
 @pytest.mark.parametrize("nothing", [Intervention(), scale("cat", 1)])
 def test_no_change_has_no_effect_at_all(run, nothing):
     made = run.effect(nothing + scale("cat", 1), -1)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import stubs
 
+from fluxnb.asked import tokens
 from fluxnb.errors import InputError
 from fluxnb.interventions import Intervention, cut, cut_block, cut_head, scale, swap
 from fluxnb.model.layers import attention
@@ -23,6 +24,8 @@ ALL = (
     + swap("cat", "sunflower", blocks="double")
     + cut_head(3, 1, steps=(0, 2))
     + cut_block(1)
+    + scale("PAD", 0.5)
+    + cut(3)
 )
 
 
@@ -41,8 +44,12 @@ def latents(pipeline):
     return pipeline.noise(stubs.session().start(PROMPT, seed=5).settings)
 
 
+def there(text, latents):
+    return tokens(text, latents.shape[1:3])
+
+
 def velocity(pipeline, latents, text, intervention, step=0, **options):
-    attend, left_out = intervention.at(step, text.words, text.txt.shape[1], pipeline.networks.mmdit.config)
+    attend, left_out = intervention.at(step, there(text, latents), pipeline.networks.mmdit.config)
     return pipeline.velocity(latents, 0.7, text, attend=attend, without=left_out, **options)
 
 
@@ -69,10 +76,16 @@ class Cutting:
         (cut("a", blocks="single"), [0, 4], {2, 3}, 0),
         (cut(SECOND_A, blocks=1), [4], {1}, 0),
         (scale("cat", 0), [5], {0, 1, 2, 3}, 0),
+        (cut("PAD"), range(7, stubs.LENGTH), {0, 1, 2, 3}, 0),
+        (cut("pad tokens", blocks=2, queries="image"), range(7, stubs.LENGTH), {2}, stubs.LENGTH),
+        (cut("end"), [6], {0, 1, 2, 3}, 0),
+        (cut("words"), range(6), {0, 1, 2, 3}, 0),
+        (cut("image", blocks=3), range(stubs.LENGTH, stubs.LENGTH + 16), {3}, 0),
+        (cut(2), [2], {0, 1, 2, 3}, 0),
     ],
 )
-def test_a_cut_is_the_softmax_without_the_words_keys(pipeline, text, latents, made, keys, layers, first):
-    expected = pipeline.velocity(latents, 0.7, text, attend=Cutting(keys, layers, first))
+def test_a_cut_is_the_softmax_without_these_keys(pipeline, text, latents, made, keys, layers, first):
+    expected = pipeline.velocity(latents, 0.7, text, attend=Cutting(list(keys), layers, first))
     assert mx.abs(velocity(pipeline, latents, text, made) - expected).max() < 1e-6 * mx.abs(expected).max()
     assert mx.abs(velocity(pipeline, latents, text, Intervention()) - expected).max() > 1e-3
 
@@ -82,7 +95,7 @@ def test_a_cut_is_the_softmax_without_the_words_keys(pipeline, text, latents, ma
 )
 def test_what_changes_nothing_leaves_the_same_bits(pipeline, text, latents, nothing):
     plain = pipeline.velocity(latents, 0.7, text)
-    assert nothing.at(0, text.words, stubs.LENGTH, pipeline.networks.mmdit.config) == (attention, frozenset())
+    assert nothing.at(0, there(text, latents), pipeline.networks.mmdit.config) == (attention, frozenset())
     assert mx.array_equal(velocity(pipeline, latents, text, nothing), plain)
 
 
@@ -150,7 +163,7 @@ def test_cfg_is_changed_in_the_pass_with_the_prompt(pipeline, text, latents):
 
 def test_a_composition_does_what_its_parts_do_one_after_the_other(pipeline, text, latents):
     parts = cut("cat", blocks=0) + scale("sunflower", 3, blocks=0) + swap("and", SECOND_A, blocks=0)
-    attend, _ = parts.at(0, text.words, stubs.LENGTH, pipeline.networks.mmdit.config)
+    attend, _ = parts.at(0, there(text, latents), pipeline.networks.mmdit.config)
     q, k, v = (mx.random.normal((1, 2, 40, 16), key=mx.random.key(seed)) for seed in range(3))
     weights = np.exp(np.array(q, np.float64) @ np.array(k, np.float64).swapaxes(2, 3) / 4)
     weights[..., 5] = 0
@@ -165,7 +178,7 @@ def test_it_spells_the_calls_that_make_it():
     assert repr(ALL) == (
         "cut('cat') + cut(Word(text='a', tokens=(4,)), steps=(1, 3), blocks=(0, 2), queries='image') + "
         "scale('and', 2.5, blocks='single') + swap('cat', 'sunflower', blocks='double') + "
-        "cut_head(3, 1, steps=(0, 2)) + cut_block(1)"
+        "cut_head(3, 1, steps=(0, 2)) + cut_block(1) + scale('PAD', 0.5) + cut(3)"
     )
     assert eval(repr(ALL)) == ALL
     assert repr(Intervention()) == "Intervention()"
@@ -208,7 +221,14 @@ def test_json_of_something_else_is_refused(text):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: cut(3), "the word is 3; give a string"),
+        (
+            lambda: cut(0.5),
+            r"the word is 0\.5; give a word of the prompt, 'PAD', 'end' or an integer of at least 0",
+        ),
+        (lambda: cut(-1), "the word is -1; give a word"),
+        (lambda: cut(True), "the word is True; give a word"),
+        (lambda: cut(["cat"]), r"the word is \['cat'\]; give a word"),
+        (lambda: swap("cat", 3), "the word is 3; give a string"),
         (lambda: cut("cat", blocks="triple"), "blocks is 'triple'; give one of 'all', 'double', 'single'"),
         (lambda: cut("cat", blocks=-1), "a block is -1; give an integer of at least 0"),
         (lambda: cut("cat", queries="text"), "queries is 'text'; give one of 'all', 'image'"),
@@ -234,6 +254,9 @@ def test_what_cannot_be_meant_is_answered_at_once(make, message):
         (cut("dog"), "the prompt has no word 'dog'; its words are 'a', 'sunflower', 'and', 'a', 'cat'"),
         (scale("dog", 1), "no word 'dog'"),
         (swap("cat", "dog"), "no word 'dog'"),
+        (swap("cat", "PAD"), "no word 'PAD'"),
+        (cut("dog"), "instead of a word you can give 'PAD', 'end', 'image', 'words' or a token's number"),
+        (cut(32), r"the token is 32; give an integer in 0\.\.31"),
         (swap("cat", "CAT"), r"swap\('cat', 'CAT'\) names the same word twice"),
         (cut("cat", blocks=4), r"block is 4; give an integer in 0\.\.3"),
         (cut_block(4), r"block is 4; give an integer in 0\.\.3"),
@@ -246,10 +269,33 @@ def test_what_cannot_be_meant_is_answered_at_once(make, message):
         (cut("cat", steps=(0, 2)), "is for steps 0 to 1, but there are 2 to 7"),
     ],
 )
-def test_what_does_not_exist_is_answered_with_what_exists(pipeline, text, made, message):
+def test_what_does_not_exist_is_answered_with_what_exists(pipeline, text, latents, made, message):
     with pytest.raises(InputError, match=message):
-        (scale("cat", 2) + made).check(text.words, pipeline.networks.mmdit.config, num_steps=8, first=2)
+        (scale("cat", 2) + made).check(
+            there(text, latents), pipeline.networks.mmdit.config, num_steps=8, first=2
+        )
 
 
-def test_what_exists_passes_the_check(pipeline, text):
-    ALL.check(text.words, pipeline.networks.mmdit.config, num_steps=8)
+def test_what_exists_passes_the_check(pipeline, text, latents):
+    ALL.check(there(text, latents), pipeline.networks.mmdit.config, num_steps=8)
+
+
+def test_a_prompt_without_padding_has_none_to_cut(pipeline, latents):
+    full = there(pipeline.encode_text(" ".join(["cat"] * (stubs.LENGTH - 1))), latents)
+    with pytest.raises(InputError, match="there are no PAD tokens: the prompt takes 15 of 16 text tokens"):
+        cut("PAD").check(full, pipeline.networks.mmdit.config, num_steps=8)
+    cut("end").check(full, pipeline.networks.mmdit.config, num_steps=8)
+
+
+def test_a_word_of_the_prompt_goes_before_the_group_of_its_name(pipeline, latents):
+    config, prompt = pipeline.networks.mmdit.config, there(pipeline.encode_text("a pad"), latents)
+    heard = [
+        made.at(0, prompt, config)[0].scores(0, prompt.length)[0] for made in (cut("PAD"), cut("PAD tokens"))
+    ]
+    assert [np.flatnonzero(added).tolist() for added in heard] == [[1], list(range(3, stubs.LENGTH))]
+
+
+def test_not_everything_can_be_cut(pipeline, text, latents):
+    made = cut("words") + cut("end") + cut("PAD") + cut("image", queries="image", blocks=2)
+    with pytest.raises(InputError, match="in block 2 all 32 tokens are cut"):
+        velocity(pipeline, latents, text, made)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import stubs
 
+from fluxnb.asked import tokens
 from fluxnb.errors import InputError
 from fluxnb.interventions import cut, cut_block
 from fluxnb.model.layers import attention
@@ -314,7 +315,7 @@ def test_bars_leave_out_what_an_intervention_cuts():
     ledger = run.ledger(["and"])
     bars = ledger.bars("and", "block")
     assert np.isnan(bars[1]).all() and not np.isnan(bars[[0, 2, 3]]).any()
-    assert np.allclose(ledger.bars("and", "step"), ledger.shares[:, [0, 2, 3], :, 0].mean((1, 2)))
+    assert np.allclose(ledger.bars("and", "step"), ledger.shares[:, :, :, 0][:, [0, 2, 3]].mean((1, 2)))
 
 
 def test_bars_of_what_does_not_exist_are_answered_with_what_exists(run):
@@ -386,7 +387,7 @@ def altered(intervention, step=0):
     run = stubs.session().start(PROMPT, num_steps=2, latent_size=(8, 12))
     run = run.fork(0, intervention=intervention).finish()
     text, config = run.text, run.session.pipeline.networks.mmdit.config
-    attend, _ = intervention.at(step, text.words, TEXT, config)
+    attend, _ = intervention.at(step, tokens(text, run.latent_size), config)
     recorder = Recorder(attend)
     run.session.pipeline.velocity_at(
         step,

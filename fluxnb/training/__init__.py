@@ -7,8 +7,8 @@ goes on where it was, but for the judge, which takes minutes and starts anew:
     latents      scenes encoded once
     transformer  MMDiT and both text encoders on the latents
     export       the checkpoint in the diffusers folder layout
+    preview      a linear fit from latents to colours
     judge        a classifier of real scenes
-    preview      a linear fit from latents to colours, made once the model is there
     evaluate     what the judge says of generated pictures
 
 `python -m fluxnb.training.train` runs them in order.

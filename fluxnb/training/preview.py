@@ -17,7 +17,8 @@ import mlx.core as mx
 import numpy as np
 
 from fluxnb import images
-from fluxnb.checkpoints import linear, store
+from fluxnb.checkpoints import linear
+from fluxnb.checkpoints.sources import DEMO_FOLDER
 from fluxnb.pipeline import FluxPipeline
 from fluxnb.training import scenes
 
@@ -40,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", type=Path, default=store.DEMO_FOLDER)
+    parser.add_argument("--model", type=Path, default=DEMO_FOLDER)
     parser.add_argument("--seed", type=int, default=20_000)
     parser.add_argument("--count", type=int, default=400, help="scenes to fit, and as many to judge by")
     args = parser.parse_args()

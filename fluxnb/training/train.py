@@ -52,6 +52,7 @@ def train(out: Path, to: Path, lengths: Lengths, threads: int) -> None:
     stage("transformer", out, *common, "--minutes", lengths.minutes)
     stage("vae", out, *common, "--steps", lengths.decoder_steps, "--freeze-encoder", done="decoder")
     stage("export", out, "--out", out, "--to", to)
+    stage("preview", out, "--model", to)
     stage("judge", out, *common, "--steps", lengths.judge_steps)
 
 

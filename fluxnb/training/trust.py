@@ -30,6 +30,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from fluxnb import concepts, flow
+from fluxnb.asked import tokens
 from fluxnb.effect import rank_correlation
 from fluxnb.interventions import cut
 from fluxnb.listen import overhear
@@ -215,9 +216,9 @@ def causes(
     outside, each token counted by its share; the last two are rank correlations with the maps of all blocks.
     NaN where there is nothing to compare.
     """
-    changes = {}
+    changes, there = {}, tokens(seen.text, subject.latents.shape[1:3])
     for name in subject.shares:
-        attend, _ = cut(name).at(0, seen.text.words, seen.text.txt.shape[1], network.config)
+        attend, _ = cut(name).at(0, there, network.config)
         change = forward(network, x, sigma, seen.text, attend) - seen.velocity
         changes[name] = np.array((change * change).sum(axis=-1))[0].astype(np.float64)  # (h*w,)
     for name, shares in subject.shares.items():

@@ -9,6 +9,7 @@ import pytest
 import stubs
 
 from fluxnb import concepts
+from fluxnb.asked import tokens
 from fluxnb.interventions import cut
 from fluxnb.model.layers import attention
 from fluxnb.pipeline import FluxPipeline
@@ -131,7 +132,7 @@ def test_a_cut_is_measured_by_its_own_definition(pipeline, made):
     seen = trust.look_at(network, network, subject, subject.latents, 0.5)[""]
     told = next(trust.causes(network, subject, seen, subject.latents, 0.5))
     figures = dict(zip(trust.CAUSES, told, strict=True))
-    attend, _ = cut(name).at(0, text.words, stubs.LENGTH, network.config)
+    attend, _ = cut(name).at(0, tokens(text, subject.latents.shape[1:3]), network.config)
     plain, changed = (
         np.array(pipeline.velocity(subject.latents, 0.5, text, **options), np.float64)[0]
         for options in ({}, {"attend": attend})
