@@ -69,9 +69,7 @@ def test_a_path_that_cannot_be_is_not_there(path):
 
 
 def test_two_paths_are_one_too_many(folder):
-    with pytest.raises(
-        InputError, match=r"model_version is the path .*, and local_ckpt is another"
-    ):
+    with pytest.raises(InputError, match=r"model_version is the path .*, and local_ckpt is another"):
         sources.locate(folder, local_ckpt=folder)
 
 
