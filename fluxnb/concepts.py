@@ -27,11 +27,12 @@ import mlx.core as mx
 import numpy as np
 
 from fluxnb import backend, checks
+from fluxnb.backend import stock
 from fluxnb.checkpoints.networks import Networks, SwappedNetworks
 from fluxnb.errors import InputError
 from fluxnb.listen import Enough
 from fluxnb.model.config import MMDiTConfig
-from fluxnb.model.layers import Attend, attention, heads_last
+from fluxnb.model.layers import Attend, heads_last
 from fluxnb.model.mmdit import MMDiT
 from fluxnb.probe import find_blocks
 
@@ -150,6 +151,9 @@ class ImageSides:
 def shares(network: MMDiT, side: ImageSide, texts: Iterable[mx.array]) -> mx.array:
     """Shares out each image token among concepts.
 
+    Softmax and attention are MLX's own on every device (`backend.stock`): with rows for concepts alone, the
+    number of calls is what takes the time.
+
     Args:
         network: The weights of the text stream.
         side: The image in one step.
@@ -166,12 +170,13 @@ def shares(network: MMDiT, side: ImageSide, texts: Iterable[mx.array]) -> mx.arr
         block = network.double_blocks[part.layer]
         q, k, v = block.read_text(x, part.mod)  # (1, H, P, D)
         k, v = mx.concatenate([k, part.k], axis=2), mx.concatenate([v, part.v], axis=2)
-        mixed = heads_last(attention(q, k, v, part.layer))  # (1, P, H * D)
+        q, k, v = (array.astype(mx.float32) for array in (q, k, v))
+        mixed = heads_last(stock.attention(q, k, v, q.shape[-1] ** -0.5))  # (1, P, H * D)
         if part.output is not None:
-            mean = average @ mixed[0].astype(mx.float32)  # (concepts, H * D)
-            found.append(backend.softmax(part.output.astype(mx.float32) @ mean.T))  # (h*w, concepts)
+            mean = average @ mixed[0]  # (concepts, H * D)
+            found.append(stock.softmax(part.output.astype(mx.float32) @ mean.T))  # (h*w, concepts)
         if part is not side[-1]:
-            x = block.write_text(x, mixed, part.mod)
+            x = block.write_text(x, mixed.astype(x.dtype), part.mod)
     return mx.stack(found).mean(axis=0).T
 
 
