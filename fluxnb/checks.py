@@ -76,7 +76,7 @@ def text(name: str, value: object) -> str:
         InputError: if it is none, or holds halves of characters, as JSON can spell them.
     """
     if not isinstance(value, str):
-        raise InputError(f"{name} is {value!r}, a {type(value).__name__}; give a string")
+        raise InputError(f"{name} is {value!r}; give a string")
     try:
         value.encode()
     except UnicodeEncodeError:

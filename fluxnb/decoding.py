@@ -64,6 +64,17 @@ class Decoding:
             )
         return decoder
 
+    def check_latents(self, latents: mx.array) -> None:
+        """Refuses what has not the shape of latents.
+
+        Raises:
+            InputError: it says which shape is expected.
+        """
+        shape, channels = getattr(latents, "shape", None), self.networks.configs.vae.latent_channels
+        if not isinstance(latents, mx.array) or len(shape) != 4 or shape[3] != channels:
+            what = f"a {type(latents).__name__}" if shape is None else f"of the shape {shape}"
+            raise InputError(f"the latents are {what}; give an array of MLX, (B, H, W, {channels})")
+
     def decode(self, latents: mx.array, decoder: str = "vae") -> Image.Image:
         """Decodes latents (1, H, W, C) to a picture of 8 H x 8 W pixels.
 
@@ -72,9 +83,10 @@ class Decoding:
             decoder: One of `DECODERS`; "linear" gives one colour for each latent cell.
 
         Raises:
-            InputError: if that decoder is not there.
+            InputError: if that decoder is not there, or these are no latents of the model.
         """
         self.check_decoder(decoder)
+        self.check_latents(latents)
         if decoder == "vae":
             pixels = self.pixels(self.raw(latents))
         else:

@@ -62,10 +62,7 @@ class DiffusionKitCalls:
             image=source,
             denoise=denoise,
         )
-        texts = [
-            TextEmbedding.from_arrays(txt[None], vec[None])
-            for txt, vec in zip(conditioning, pooled_conditioning, strict=True)
-        ]
+        texts = self._texts(conditioning, pooled_conditioning)
         if settings.has_cfg and len(texts) < 2:
             raise InputError(
                 f"cfg_weight {settings.cfg_weight:g} leads away from a negative text, and there is none; "
@@ -75,8 +72,28 @@ class DiffusionKitCalls:
         latents, seconds = drawing.denoise(self, settings, source, texts[0], negative)
         return self.raw(latents), seconds
 
+    def _texts(self, conditioning: mx.array, pooled_conditioning: mx.array) -> list[TextEmbedding]:
+        """Takes the rows of the conditionings apart, one or two."""
+        config = self.networks.configs.mmdit
+        txt, vec = (getattr(array, "shape", ()) for array in (conditioning, pooled_conditioning))
+        fits = len(txt) == 3 and len(vec) == 2 and txt[0] == vec[0] in (1, 2)
+        if not fits or (txt[2], vec[1]) != (config.txt_dim, config.vec_dim):
+            raise InputError(
+                f"conditioning and pooled_conditioning have the shapes {txt} and {vec}; give what encode_text"
+                f" returns, (1, L, {config.txt_dim}) and (1, {config.vec_dim}), or 2 rows of each"
+            )
+        return [
+            TextEmbedding.from_arrays(txt[None], vec[None])
+            for txt, vec in zip(conditioning, pooled_conditioning, strict=True)
+        ]
+
     def decode_latents_to_image(self, x_t: mx.array) -> mx.array:
-        """Decodes raw latents (B, H, W, C) to pixels in 0..1, (B, 8 H, 8 W, 3), evaluated."""
+        """Decodes raw latents (B, H, W, C) to pixels in 0..1, (B, 8 H, 8 W, 3), evaluated.
+
+        Raises:
+            InputError: if they have another shape.
+        """
+        self.check_latents(x_t)
         pixels = mx.clip(self.pixels(x_t).astype(mx.float32) / 2 + 0.5, 0, 1)
         mx.eval(pixels)
         return pixels

@@ -26,7 +26,7 @@ class Model:
 
     Args:
         name: As in the catalog or on the hub; of a folder or file of the user's only the last part.
-        revision: On the hub, if one was asked for.
+        revision: Commit on the hub that was loaded; None for what does not come from there.
         fingerprint: See `fingerprint`.
     """
 
@@ -45,7 +45,7 @@ def identify(pipeline: FluxPipeline) -> Model:
     name = pipeline.entry.name
     if lies_here(name):
         name = Path(name).name  # where it lies is nobody else's concern
-    return Model(name, (pipeline.arguments or {}).get("revision"), fingerprint(pipeline.networks))
+    return Model(name, pipeline.entry.commit, fingerprint(pipeline.networks))
 
 
 def lies_here(name: object) -> bool:

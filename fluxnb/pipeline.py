@@ -7,6 +7,7 @@ Letters: see `fluxnb.model`. Latents are float32, (1, H, W, C), normalised as th
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -109,7 +110,7 @@ class FluxPipeline(Decoding, DiffusionKitCalls):
             InputError: if something else is there, or it cannot be written.
             FluxnbError: if the disk fails or is full; what was there before is still there.
         """
-        folder = Path(path).expanduser()
+        folder = Path(os.path.expanduser(path))
         native.write(folder, self.networks, self.entry, overwrite)
         return folder
 
@@ -135,9 +136,10 @@ class FluxPipeline(Decoding, DiffusionKitCalls):
             The text, which unpacks as DiffusionKit's pair `conditioning, pooled_conditioning`.
 
         Raises:
-            InputError: if a text is no string.
+            InputError: if a text is no string, or the weight no such number.
         """
         checks.text("the text", text)
+        checks.number("cfg_weight", cfg_weight, low=0)
         negative = None if cfg_weight in (0, 1) else self.encode_text(negative_text)
         embedding = self._encode(text)
         return embedding if negative is None else replace(embedding, negative=negative)

@@ -231,7 +231,7 @@ def test_a_block_that_an_intervention_cuts_is_left_out():
         ({"concepts": ["cat"]}, r"concepts are \('cat',\); give at least two different"),
         ({"concepts": []}, "give at least two different"),
         ({"concepts": ["cat", "cat"]}, "give at least two different"),
-        ({"concepts": ["cat", 3]}, "a concept is 3, a int; give a string"),
+        ({"concepts": ["cat", 3]}, "a concept is 3; give a string"),
         ({"concepts": ["cat", " "]}, "' ' cannot be a concept: T5 reads nothing in it; give a word or a few"),
         (
             {"concepts": ["cat", "w " * 20]},

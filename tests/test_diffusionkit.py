@@ -49,6 +49,24 @@ def test_with_cfg_the_negative_text_is_a_second_row(pipe):
         pipe.denoise_latents(conditioning[:1], pooled[:1], cfg_weight=3.0)
 
 
+@pytest.mark.parametrize("rows", [(0, 0), (1, 2), (3, 3)])
+def test_conditionings_of_another_shape_are_refused(pipe, rows):
+    txt, vec = mx.ones((rows[0], stubs.LENGTH, 16)), mx.ones((rows[1], 16))
+    with pytest.raises(InputError, match=r"give what encode_text returns, \(1, L, 16\) and \(1, 16\)"):
+        pipe.denoise_latents(txt, vec, num_steps=1)
+    with pytest.raises(InputError, match=r"have the shapes \(1, 5, 8\) and \(\)"):
+        pipe.denoise_latents(mx.ones((1, 5, 8)), None, num_steps=1)
+
+
+@pytest.mark.parametrize(
+    "latents", [None, mx.ones((1, 4, 4, 3)), mx.ones((4, 4, 16)), np.ones((1, 4, 4, 16))]
+)
+def test_what_is_no_latents_is_not_decoded(pipe, latents):
+    for decode in (pipe.decode, pipe.decode_latents_to_image):
+        with pytest.raises(InputError, match=r"give an array of MLX, \(B, H, W, 16\)"):
+            decode(latents)
+
+
 def test_from_a_picture_they_draw_what_generate_image_draws(pipe, tmp_path):
     PICTURE.save(tmp_path / "cat.png")
     path = str(tmp_path / "cat.png")

@@ -16,7 +16,8 @@ def demo(bits):
     parts, size = find(DEMO_FOLDER), 0
     for name, network in footprint.KINDS.items():
         part = components.read(name, getattr(parts, name))
-        filled = fill(network(part.config), part.table, part.tensors, mx.float32, bits)
+        asked = bits if name in ("transformer", "text_encoder_2") else None
+        filled = fill(network(part.config), part.table, part.tensors, mx.float32, asked)
         size += sum(array.nbytes for _, array in tree_flatten(filled.parameters()))
     return size
 

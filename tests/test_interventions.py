@@ -228,7 +228,7 @@ def test_json_of_something_else_is_refused(text):
         (lambda: cut(-1), "the word is -1; give a word"),
         (lambda: cut(True), "the word is True; give a word"),
         (lambda: cut(["cat"]), r"the word is \['cat'\]; give a word"),
-        (lambda: swap("cat", 3), "the word is 3, a int; give a string"),
+        (lambda: swap("cat", 3), "the word is 3; give a string"),
         (lambda: cut("cat", blocks="triple"), "blocks is 'triple'; give one of 'all', 'double', 'single'"),
         (lambda: cut("cat", blocks=-1), "a block is -1; give an integer of at least 0"),
         (lambda: cut("cat", queries="text"), "queries is 'text'; give one of 'all', 'image'"),

@@ -142,7 +142,7 @@ def test_too_little_room_is_said_before_it_is_filled(small, tmp_path, monkeypatc
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["file/new", "a\0b"])
+@pytest.mark.parametrize("name", ["file/new", "a\0b", "a" * 5000])
 def test_a_path_that_cannot_be_is_refused(small, tmp_path, name):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):

@@ -213,6 +213,13 @@ def test_a_model_of_the_users_is_named_without_its_path(tmp_path):
     assert identify(stubs.pipeline(entry=entry)).name == tmp_path.name
 
 
+def test_the_identity_of_a_model_from_the_hub_has_its_commit(session):
+    entry = replace(stubs.ENTRY, commit="0123abcd")
+    told = identify(stubs.pipeline(entry=entry))
+    assert told.revision == "0123abcd" and "stub at 0123abcd (weights " in str(told)
+    assert identify(session.pipeline).revision is None
+
+
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.05, 0.5, 0.999])
 def test_a_file_that_was_cut_off_is_one_error(path, session, share):
     data = path.read_bytes()

@@ -323,7 +323,7 @@ def test_an_intervention_that_does_not_fit_is_refused_before_the_run(run):
         ({"at": 2, "sigmas": (0.6, 0)}, "sigmas begins at 0.6, but the noise level reached is 0.5"),
         ({"at": 2, "sigmas": (0.5, 0), "shift": 2.0}, "sigmas is the whole schedule, but shift is 2.0"),
         ({"at": 4, "sigmas": (0,)}, "sigmas has 1 noise levels"),
-        ({"at": 2, "prompt": 3}, "the prompt is 3, a int; give a string"),
+        ({"at": 2, "prompt": 3}, "the prompt is 3; give a string"),
     ],
 )
 def test_a_bad_fork_says_what_was_wrong(run, arguments, message):
@@ -334,8 +334,8 @@ def test_a_bad_fork_says_what_was_wrong(run, arguments, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"prompt": None}, "the prompt is None, a NoneType; give a string"),
-        ({"prompt": b"cat"}, "the prompt is b'cat', a bytes"),
+        ({"prompt": None}, "the prompt is None; give a string"),
+        ({"prompt": b"cat"}, "the prompt is b'cat'; give a string"),
         ({"negative_text": 0}, "negative_text is 0"),
         ({"num_steps": 0}, "num_steps is 0; give an integer in 1..1000"),
         ({"num_steps": 2.5}, "num_steps is 2.5"),

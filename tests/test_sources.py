@@ -68,6 +68,11 @@ def test_a_path_that_cannot_be_is_not_there(path):
         sources.locate("fluxnb/demo", local_ckpt=path)
 
 
+def test_two_paths_are_one_too_many(folder):
+    with pytest.raises(InputError, match=r"model_version is the path .*, and local_ckpt is another"):
+        sources.locate(folder, local_ckpt=folder)
+
+
 def test_what_is_on_this_disk_has_no_revision(folder):
     with pytest.raises(InputError, match=r"revision is 'main', but fluxnb/demo comes with fluxnb"):
         sources.locate("fluxnb/demo", revision="main")

@@ -6,10 +6,11 @@ from full_size import parameters, released
 from mlx.utils import tree_flatten
 
 from fluxnb.checkpoints import layouts, taesd
-from fluxnb.errors import CheckpointError, InputError
+from fluxnb.errors import CheckpointError, InputError, UnknownModelError
 from fluxnb.model.config import TAESDConfig, taef1
 from fluxnb.model.layers import random_weights
 from fluxnb.model.taesd import TAESD
+from fluxnb.pipeline import FluxPipeline
 
 CONFIG = TAESDConfig(channels=4, encoder_blocks=(1, 1, 2), decoder_blocks=(2, 1, 1), latent_channels=16)
 SETTINGS = {
@@ -101,3 +102,20 @@ def test_what_is_neither_a_path_nor_a_name_is_refused_without_asking_the_hub(sou
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(InputError, match="give a path, or a name on the hub: 'madebyollin/taef1'"):
         taesd.load(source, 16)
+
+
+def test_it_is_downloaded_where_its_name_is_given_and_only_then(server, tmp_path):
+    name, folder = "madebyollin/taef1", tmp_path / "files"
+    folder.mkdir()
+    server.add_folder(name, save(folder, random_weights(TAESD(CONFIG), seed=0)))
+    pipeline = FluxPipeline()
+    with pytest.raises(InputError, match="no tiny autoencoder is loaded"):
+        pipeline.decode(mx.zeros((1, 2, 2, 16)), "taef1")
+    assert server.requests == []
+    pipeline.load_preview(name)
+    assert server.got(WEIGHTS) == [None]
+    here = taesd.load(folder, 16)
+    x = mx.random.normal((1, 2, 2, 16), key=mx.random.key(0))
+    assert mx.array_equal(pipeline.preview.decode(x), here.decode(x))
+    with pytest.raises(UnknownModelError, match="there is no 'madebyollin/taesdxl' on the hub"):
+        FluxPipeline(preview="madebyollin/taesdxl")

@@ -111,9 +111,10 @@ def write(folder: Path, networks: Networks | SwappedNetworks, entry: Entry, over
     """
     try:
         folder = folder.resolve()  # a link stays, and what it points at is replaced
+        is_new = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
     except (OSError, ValueError) as error:  # ValueError: a null byte
         raise InputError(f"{folder} cannot be written ({error}); give another path") from error
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+    if not is_new:
         if not (folder / FILE).is_file():
             raise InputError(f"{folder} is there and is no model saved by fluxnb; give a folder of its own")
         if not overwrite:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fluxnb.checkpoints import catalog
 from fluxnb.checkpoints.catalog import Entry
-from fluxnb.checkpoints.parts import Parts, find
+from fluxnb.checkpoints.parts import FOLDERS, Parts, find
 from fluxnb.errors import CheckpointError, InputError
 
 DEMO_FOLDER = Path(__file__).parents[1] / "demo"
@@ -48,6 +48,8 @@ def locate(
             raise InputError(f"{name} is {value!r}; give {what}the path of a folder or a safetensors file")
     if local_ckpt == "":
         raise InputError("local_ckpt is empty; give the path of a folder or a safetensors file, or None")
+    if local_ckpt is not None and _path(model_version):
+        raise InputError(f"model_version is the path {model_version}, and local_ckpt is another; give one")
     path = local_ckpt if local_ckpt is not None else _path(model_version)
     if path is None:
         return _named(catalog.find(model_version), revision)
@@ -104,7 +106,7 @@ def _completed(parts: Parts, base: Entry, path: Path) -> Parts:
 def _remedy(path: Path, lacking: Collection[str]) -> str:
     """Says what to do about parts that are not there."""
     if "transformer" in lacking or path.is_dir():
-        is_part = (path / "config.json").exists()
+        is_part = path.name in FOLDERS or (path / "config.json").exists()
         return (
             "give the folder above, which holds all parts"
             if is_part

@@ -69,7 +69,7 @@ class ClipTokenizer:
         config = _config(folder)
         vocab, merges = _vocabulary(folder)
         start, end, unknown, pad = (
-            _token(config, f"{role}_token", default)
+            _token(config, f"{role}_token", default, folder)
             for role, default in (
                 ("bos", "<|startoftext|>"),
                 ("eos", "<|endoftext|>"),
@@ -139,8 +139,8 @@ class T5Tokenizer:
         self.size = self._tokenizer.get_vocab_size()
         length = _length(config, folder)
         self.length = length if longest is None else min(length, longest)
-        self.end_id = _id(self._tokenizer, _token(config, "eos_token", "</s>"), folder)
-        self.pad_id = _id(self._tokenizer, _token(config, "pad_token", "<pad>"), folder)
+        self.end_id = _id(self._tokenizer, _token(config, "eos_token", "</s>", folder), folder)
+        self.pad_id = _id(self._tokenizer, _token(config, "pad_token", "<pad>", folder), folder)
 
     def encode(self, text: str) -> tuple[tuple[int, ...], str | None]:
         """Gives the ids of a prompt, cut or padded to `length`.
@@ -310,10 +310,15 @@ def _length(config: dict, folder: Path) -> int:
     return int(length)
 
 
-def _token(config: dict, role: str, default: str) -> str:
+def _token(config: dict, role: str, default: str, folder: Path) -> str:
     """Reads a special token, written as a string or as a record."""
     token = config.get(role) or default
-    return token["content"] if isinstance(token, dict) else token
+    token = token.get("content") if isinstance(token, dict) else token
+    if not isinstance(token, str):
+        raise CheckpointError(
+            f"{role} in {folder / 'tokenizer_config.json'} is {token!r}, expected a text; download it again"
+        )
+    return token
 
 
 def _id(tokenizer: Tokenizer, token: str, folder: Path) -> int:
