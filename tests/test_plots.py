@@ -261,6 +261,11 @@ def test_trust_is_drawn_with_its_interval_and_what_should_fail():
         plots.trust([one], blocks=["single"])
 
 
+def test_trust_of_single_blocks_is_told_apart():
+    legend = plots.trust(blocks=("0", "3", "later")).legends[0]
+    assert [text.get_text() for text in legend.get_texts()][:3] == ["block 0", "block 3", "later blocks"]
+
+
 def test_figures_are_not_left_open(run):
     plots.schedule(run), plots.filmstrip(run), plots.trajectory(run.trajectory())
     assert plt.get_fignums() == []

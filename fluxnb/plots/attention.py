@@ -210,8 +210,7 @@ def trust(
         for group, (colour, marker, _) in zip(blocks, styles(), strict=False):
             line = sorted((one for one in mine if one.blocks == group), key=lambda one: one.sigma)
             if line:
-                name = f"block {group}" if group.isdigit() else f"{group} blocks"
-                _line(axes, line, name, colour, marker)
+                _line(axes, line, _group(group), colour, marker)
         _controls(axes, mine)
         axes.set(title=NAMES[method], xlabel="noise level sigma", ylim=(0, 1))
     grid[0, 0].set_ylabel("average precision")
@@ -219,12 +218,17 @@ def trust(
     for axes in grid[0]:
         handles, labels = axes.get_legend_handles_labels()
         shown |= zip(labels, handles, strict=True)
-    names = [f"{group} blocks" for group in blocks] + [name.replace("_", " ") for name in CONTROLS]
+    names = [*map(_group, blocks)] + [name.replace("_", " ") for name in CONTROLS]
     shown = {name: shown[name] for name in names if name in shown}
     look = {"loc": "outside lower center", "ncols": 4, "handlelength": 3.5}
     figure.legend(shown.values(), shown.keys(), **look, frameon=False, fontsize="small")
     figure.suptitle(f"measured on {results[0].model}, {results[0].scenes} scenes", fontsize="medium")
     return figure
+
+
+def _group(blocks: str) -> str:
+    """Names a group of blocks, or a block by its number, as `Trust` has it."""
+    return f"block {blocks}" if blocks.isdigit() else f"{blocks} blocks"
 
 
 def _line(axes, line: list[Trust], label: str, colour: str, marker: str) -> None:
