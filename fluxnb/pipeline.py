@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -24,7 +25,7 @@ from fluxnb.checkpoints.networks import Networks, SwappedNetworks
 from fluxnb.decoding import Decoding
 from fluxnb.diffusionkit import DiffusionKitCalls
 from fluxnb.drawing import draw
-from fluxnb.errors import InputError
+from fluxnb.errors import FluxnbWarning, InputError
 from fluxnb.flow import Step
 from fluxnb.model import mmdit
 from fluxnb.model.layers import Attend, attention
@@ -51,6 +52,7 @@ class FluxPipeline(Decoding, DiffusionKitCalls):
             other sizes than FLUX.1's, are those of `model_version`.
         revision: Branch, tag or commit of a model on the hub, None for the newest.
         preview: Tiny autoencoder to load as well, see `load_preview`; None for none.
+        use_t5: For DiffusionKit's sake: FLUX.1 always reads by T5, so False changes nothing, with a warning.
 
     Raises:
         UnknownModelError: if there is no such name.
@@ -70,9 +72,14 @@ class FluxPipeline(Decoding, DiffusionKitCalls):
         local_ckpt: str | None = None,
         revision: str | None = None,
         preview: str | None = None,
+        use_t5: bool = True,
     ):
         """Loads the networks."""
         shift = None if shift is None else checks.number("shift", shift, above=0)
+        if not checks.flag("use_t5", use_t5):
+            warnings.warn(
+                "use_t5=False has no effect: FLUX.1 always reads by T5", FluxnbWarning, stacklevel=2
+            )
         options = {"low_memory_mode": low_memory_mode, "a16": a16, "w16": w16, "quantize": quantize}
         options |= {"local_ckpt": local_ckpt, "revision": revision}
         self._take(store.load(model_version, **options), shift)

@@ -12,7 +12,8 @@ from mlx.utils import tree_flatten
 from PIL import Image
 
 from fluxnb import cli, recipe
-from fluxnb.errors import InputError
+from fluxnb.errors import FluxnbWarning, InputError
+from fluxnb.pipeline import FluxPipeline
 from fluxnb.source import read
 
 PROMPT = "a photo of a cat"
@@ -89,6 +90,15 @@ def test_a_picture_is_read_and_encoded_at_its_own_size(pipe):
     mean = np.array(pipe.networks.vae.encode(pixels))
     assert np.abs(np.array(pipe.encode_image_to_latents(PICTURE)) - mean).max() < 1e-5
     assert np.abs(np.array(latents) - mean).max() > 1e-2
+
+
+def test_leaving_t5_out_changes_nothing_and_says_so():
+    with pytest.warns(FluxnbWarning, match="use_t5=False has no effect"):
+        without = FluxPipeline(use_t5=False)
+    drawn = [one.generate_image("a cat", num_steps=1)[0] for one in (without, FluxPipeline(use_t5=True))]
+    assert drawn[0] == drawn[1]
+    with pytest.raises(InputError, match="use_t5 is 'no'; give True or False"):
+        FluxPipeline(use_t5="no")
 
 
 def test_models_can_be_asked_to_be_there(pipe):
