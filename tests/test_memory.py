@@ -86,10 +86,9 @@ def test_a_run_of_such_a_size_is_refused_before_its_noise_is_drawn(monkeypatch):
 def test_a_run_from_own_latents_of_such_a_size_is_refused_too(monkeypatch):
     session = stubs.session()
     monkeypatch.setattr(backend, "memory_bytes", lambda: 2)
+    channels = session.pipeline.networks.configs.vae.latent_channels
     with pytest.raises(InputError, match="pixels would take about"):
-        session.start(
-            "a cat", latents=np.zeros((1, 8, 8, session.pipeline.networks.configs.vae.latent_channels))
-        )
+        session.start("a cat", latents=np.zeros((1, 8, 8, channels)))
 
 
 def test_weights_that_can_be_swapped_do_not_count(monkeypatch):
