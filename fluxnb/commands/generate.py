@@ -77,9 +77,7 @@ def register(commands: argparse._SubParsersAction) -> None:
         default=None,
         help="keep all networks in memory at once; the demo model always does",
     )
-    add(
-        "--preload-models", action="store_true", help="read the text encoders first, not when they are needed"
-    )
+    add("--preload-models", action="store_true", help="read the text encoders before all else")
 
     output = parser.add_argument_group("the output")
     add = output.add_argument
