@@ -19,6 +19,7 @@ Letters: see `fluxnb.model`; P tokens of all concepts.
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, fields
@@ -132,15 +133,17 @@ class ImageSides:
         """Keeps none yet."""
         self._limit = min(KEPT, int(backend.memory_bytes() * SHARE)) if limit is None else limit
         self._kept: OrderedDict[Hashable, ImageSide] = OrderedDict()
+        self._lock = threading.Lock()  # a widget's worker asks too
 
     def get(self, key: Hashable, make: Callable[[], ImageSide]) -> ImageSide:
         """Returns what is kept under a key, or makes it."""
-        if key not in self._kept:
-            self._kept[key] = make()
-        self._kept.move_to_end(key)
-        while len(self._kept) > 1 and self.nbytes > self._limit:
-            self._kept.popitem(last=False)
-        return self._kept[key]
+        with self._lock:
+            if key not in self._kept:
+                self._kept[key] = make()
+            self._kept.move_to_end(key)
+            while len(self._kept) > 1 and self.nbytes > self._limit:
+                self._kept.popitem(last=False)
+            return self._kept[key]
 
     @property
     def nbytes(self) -> int:

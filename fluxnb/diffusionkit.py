@@ -14,7 +14,7 @@ import mlx.core as mx
 
 from fluxnb import drawing
 from fluxnb.errors import InputError
-from fluxnb.settings import fill_in
+from fluxnb.settings import fill_in, warn_of_no_effect
 from fluxnb.source import read
 from fluxnb.texts import TextEmbedding
 
@@ -62,6 +62,7 @@ class DiffusionKitCalls:
             image=source,
             denoise=denoise,
         )
+        warn_of_no_effect(self.entry, settings, None, None, denoise)
         texts = self._texts(conditioning, pooled_conditioning)
         if settings.has_cfg and len(texts) < 2:
             raise InputError(

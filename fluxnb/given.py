@@ -6,6 +6,7 @@ Knows nothing of runs or networks.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import replace
 
 import mlx.core as mx
@@ -14,6 +15,19 @@ import numpy as np
 from fluxnb import checks
 from fluxnb.errors import InputError
 from fluxnb.texts import TextEmbedding
+
+
+def lasting(arguments: dict[str, object]) -> dict[str, object]:
+    """Returns arguments that can be taken more than once, and on any thread: no iterators, arrays evaluated.
+
+    Args:
+        arguments: By their names; arrays of MLX may be values, or in tuples, lists and embeddings.
+    """
+    kept = {name: tuple(value) if isinstance(value, Iterator) else value for name, value in arguments.items()}
+    mx.eval(
+        [(value.txt, value.vec) if isinstance(value, TextEmbedding) else value for value in kept.values()]
+    )
+    return kept
 
 
 def latents(value: object, channels: int, latent_size: tuple[int, int] | None) -> mx.array:

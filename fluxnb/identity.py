@@ -42,10 +42,9 @@ class Model:
 
 def identify(pipeline: FluxPipeline) -> Model:
     """Says which model a pipeline draws with; it reads some KB of its weights."""
-    name = pipeline.entry.name
-    if lies_here(name):
-        name = Path(name).name  # where it lies is nobody else's concern
-    return Model(name, pipeline.entry.commit, fingerprint(pipeline.networks))
+    entry = pipeline.entry
+    name = Path(entry.name).name if entry.is_own else entry.name  # where it lies is nobody else's concern
+    return Model(name, entry.commit, fingerprint(pipeline.networks))
 
 
 def lies_here(name: object) -> bool:

@@ -266,6 +266,8 @@ class FluxPipeline(Decoding, DiffusionKitCalls):
         memory.check(self.networks, settings.latent_size)
         digest = None if source is None else source.digest
         if digest != settings.image:
+            if settings.image is None:
+                raise InputError("the run starts from noise, but a picture is given; leave source out")
             raise InputError(
                 f"the run starts from the picture with SHA-256 {settings.image}, and that which is given has "
                 f"{digest}; give the same one, see fluxnb.source"

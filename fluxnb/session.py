@@ -16,7 +16,7 @@ from itertools import product
 import mlx.core as mx
 from PIL import Image
 
-from fluxnb import concepts, flow, given, saved
+from fluxnb import concepts, flow, given, memory, saved
 from fluxnb.checkpoints.catalog import DEMO
 from fluxnb.errors import FluxnbWarning, InputError
 from fluxnb.identity import identify
@@ -216,6 +216,7 @@ class FluxSession:
         if latents is None:
             latents = self.pipeline.first_latents(settings, source)
         else:
+            memory.check(self.pipeline.networks, settings.latent_size)
             settings = replace(settings, seed=None)
         run = Run(self, settings, latents, text=text, source=source, probes=probes)
         warn_of_texts(run.text, run.negative)

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 Arguments = tuple[tuple[str, object], ...]
 """Of `FluxPipeline`, as (name, value)."""
 
+PATHS = ("model_version", "local_ckpt")
+"""Those that may be paths; a revision may have the name of a file and is none."""
+
 ONE_AT_A_TIME = threading.Lock()  # a worker of a cluster may have several threads
 
 
@@ -205,7 +208,7 @@ def _arguments(session: FluxSession) -> Arguments:
             f"{session.pipeline!r} was made of networks in memory, which no worker can load; "
             "leave executor out, or load the model by its name or folder"
         )
-    paths = {name: os.path.abspath(value) for name, value in known.items() if lies_here(value)}
+    paths = {name: os.path.abspath(known[name]) for name in PATHS if lies_here(known[name])}
     return tuple((known | paths).items())
 
 

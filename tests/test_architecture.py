@@ -40,7 +40,7 @@ FLOORS = (
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 MAY_SEE = {  # rooms that see less than all the floors below them
     "model": {"errors", "checks", "backend"},
-    "widgets": {"errors", "checks", "images", "maps", "probe", "run", "session"},
+    "widgets": {"errors", "checks", "disk", "given", "images", "maps", "probe", "run", "session"},
     "cli": {"errors", "version", "commands"},
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))

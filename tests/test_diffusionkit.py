@@ -189,3 +189,9 @@ def test_a_local_checkpoint_takes_the_rest_from_the_model_that_is_named(hub):
     assert cli.main([*words, "--model-version", NAMES[0]]) == 0
     assert hub.got(FILES[0]) == [] and hub.got("ae.safetensors") == [None]
     assert recipe.read("out.png").is_own and recipe.read("out.png").model == "mine.safetensors"
+
+
+def test_denoise_without_a_picture_is_told(pipe):
+    with pytest.warns(FluxnbWarning, match="denoise 0.5 has no effect") as told:
+        pipe.denoise_latents(*pipe.encode_text(PROMPT), num_steps=1, denoise=0.5)
+    assert told[0].filename == __file__

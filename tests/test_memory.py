@@ -1,6 +1,7 @@
 """Estimates of memory against MLX's own count, and sizes that are refused before anything is computed."""
 
 import mlx.core as mx
+import numpy as np
 import pytest
 import stubs
 
@@ -80,6 +81,15 @@ def test_a_run_of_such_a_size_is_refused_before_its_noise_is_drawn(monkeypatch):
     monkeypatch.setattr(flow, "noise", lambda *arguments: pytest.fail("noise was drawn"))
     with pytest.raises(InputError, match="pixels would take about"):
         session.start("a cat", latent_size=(100_000, 100_000))
+
+
+def test_a_run_from_own_latents_of_such_a_size_is_refused_too(monkeypatch):
+    session = stubs.session()
+    monkeypatch.setattr(backend, "memory_bytes", lambda: 2)
+    with pytest.raises(InputError, match="pixels would take about"):
+        session.start(
+            "a cat", latents=np.zeros((1, 8, 8, session.pipeline.networks.configs.vae.latent_channels))
+        )
 
 
 def test_weights_that_can_be_swapped_do_not_count(monkeypatch):

@@ -208,9 +208,10 @@ def test_a_fingerprint_is_that_of_the_weights():
     assert fingerprint(networks) != fingerprint(stubs.networks(guidance=True))
 
 
-def test_a_model_of_the_users_is_named_without_its_path(tmp_path):
-    entry = replace(stubs.ENTRY, name=str(tmp_path))
-    assert identify(stubs.pipeline(entry=entry)).name == tmp_path.name
+@pytest.mark.parametrize("name", ["{}/mine", "folder/mine"])
+def test_a_model_of_the_users_is_named_without_its_path_be_it_still_there_or_not(tmp_path, name):
+    entry = replace(stubs.ENTRY, name=name.format(tmp_path))
+    assert identify(stubs.pipeline(entry=entry)).name == "mine"
 
 
 def test_the_identity_of_a_model_from_the_hub_has_its_commit(session):

@@ -189,6 +189,15 @@ def test_a_folder_travels_by_its_whole_path(by_name, tmp_path, monkeypatch):
     assert loaded[0][0] == {"model_version": "fluxnb/demo", "local_ckpt": str(tmp_path / "model")}
 
 
+def test_a_revision_is_no_path_even_where_a_file_has_its_name(by_name, tmp_path, monkeypatch):
+    session, loaded = by_name
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "main").touch()
+    session.pipeline.arguments |= {"revision": "main"}
+    session.sweep(PROMPT, executor=Inline())
+    assert loaded[0][0]["revision"] == "main"
+
+
 @pytest.mark.parametrize(
     ("version", "message"),
     [

@@ -8,11 +8,13 @@ import signal
 import threading
 import warnings
 
+import mlx.core as mx
 import pytest
 import stubs
 
 from fluxnb import images
 from fluxnb.errors import CheckpointError, InputError
+from fluxnb.probe import Probe
 from fluxnb.session import FluxSession
 from fluxnb.widgets import FluxWidget, flux
 
@@ -114,6 +116,17 @@ def test_every_argument_of_start_is_one_of_the_widgets(make):
     run = widget.run
     assert (run.prompt, run.seed, run.num_steps, run.shift) == ("a dog", 5, 2, 3.0)
     assert (run.cfg_weight, run.negative_text, run.latent_size) == (2.0, "a cat", (4, 6))
+
+
+def test_what_it_is_given_serves_every_run_on_the_workers_thread(make, session):
+    channels = session.pipeline.networks.configs.vae.latent_channels
+    lazy = mx.random.normal((1, 8, 8, channels), key=mx.random.key(0))
+    widget = make(latents=lazy, probes=iter([Probe("cat")]), num_steps=2)
+    widget.wait(SOON)
+    widget.generate()
+    widget.wait(SOON)
+    assert [len(maps) for maps in widget.run.maps] == [1, 1]
+    assert mx.array_equal(widget.run.steps[0].latents, lazy)
 
 
 def test_an_unknown_argument_is_an_error_with_a_hint(session):

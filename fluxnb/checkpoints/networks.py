@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,6 +116,7 @@ class SwappedNetworks:
         self.tokenizer_folders = tokenizer_folders
         self._read = read
         self._held: dict[str, nn.Module] = {}
+        self._lock = threading.Lock()  # a widget's worker and the kernel may ask at once
 
     @property
     def mmdit(self) -> MMDiT:
@@ -138,10 +140,11 @@ class SwappedNetworks:
 
     def _in_use(self, name: str) -> nn.Module:
         """Gives a network; reads it if it is not there, when the other side is gone."""
-        if name not in self._held:
-            (side,) = (side for side in SIDES if name in side)
-            if any(held not in side for held in self._held):
-                self._held = {}
-                mx.clear_cache()
-            self._held[name] = self._read(name)
-        return self._held[name]
+        with self._lock:
+            if name not in self._held:
+                (side,) = (side for side in SIDES if name in side)
+                if any(held not in side for held in self._held):
+                    self._held = {}
+                    mx.clear_cache()
+                self._held[name] = self._read(name)
+            return self._held[name]

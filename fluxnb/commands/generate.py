@@ -77,7 +77,9 @@ def register(commands: argparse._SubParsersAction) -> None:
         default=None,
         help="keep all networks in memory at once; the demo model always does",
     )
-    add("--preload-models", action="store_true", help="read all networks before the first is needed")
+    add(
+        "--preload-models", action="store_true", help="read the text encoders first, not when they are needed"
+    )
 
     output = parser.add_argument_group("the output")
     add = output.add_argument

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
+from fluxnb import disk
 from fluxnb.widgets.film import Film, Message
 from fluxnb.widgets.status import Status
 
@@ -23,7 +24,7 @@ def write_page(path: Path, settings: dict, film: Film) -> Path:
     """Writes a film as a page.
 
     Args:
-        path: Where to write; an existing file is replaced.
+        path: Where to write; an existing file is replaced in one go.
         settings: The widget's settings as the browser knows them; those of the film's run take their place.
         film: Pictures and maps; what is not there yet will be missing.
 
@@ -35,7 +36,7 @@ def write_page(path: Path, settings: dict, film: Film) -> Path:
     seconds = sum(step.seconds for step in made)
     status = Status("saved", film.number, len(made), film.run.num_steps, seconds, note=film.note)
     state = {"_settings": {**settings, **run}, "_status": asdict(status)}
-    path.write_text(page(state, film.messages(), title=film.facts.prompt), encoding="utf-8")
+    disk.write(path, page(state, film.messages(), title=film.facts.prompt).encode())
     return path
 
 

@@ -45,9 +45,9 @@ class Facts:
 
     Args:
         prompt: The prompt.
-        seed: Of the noise.
+        seed: Of the noise, None for own latents.
         num_steps: Steps of the whole run.
-        shift: Static shift of the schedule.
+        shift: Static shift of the schedule, None for own sigmas.
         cfg_weight: Weight of CFG.
         sigmas: Noise levels, `num_steps` + 1 of them.
         words: The prompt's words.
@@ -56,9 +56,9 @@ class Facts:
     """
 
     prompt: str
-    seed: int
+    seed: int | None
     num_steps: int
-    shift: float
+    shift: float | None
     cfg_weight: float
     sigmas: tuple[float, ...]
     words: tuple[str, ...]

@@ -19,7 +19,7 @@ from typing import Any
 import anywidget
 import traitlets as t
 
-from fluxnb import images
+from fluxnb import given, images
 from fluxnb.errors import InputError, PromptWarning
 from fluxnb.run import Run
 from fluxnb.session import FluxSession
@@ -82,7 +82,8 @@ class FluxWidget(anywidget.AnyWidget):
         for name in start_arguments:
             _reject_unknown(name)
         self._session = session
-        self._fixed = {name: value for name, value in start_arguments.items() if name not in PANEL}
+        fixed = {name: value for name, value in start_arguments.items() if name not in PANEL}
+        self._fixed = given.lasting(fixed)  # each run takes them again, on the worker's thread
         self._film: Film | None = None
         self._newest: Ticket | None = None  # of the newest run
         self._runs = self._answers = 0
@@ -96,7 +97,7 @@ class FluxWidget(anywidget.AnyWidget):
         self.generate()
 
     def __repr__(self) -> str:
-        """Says how to make the widget as it is now; the same in every kernel."""
+        """Says how to make it with the settings of its controls; the same in every kernel."""
         given = {name: getattr(self, name) for name in PANEL}
         said = [f"{name}={value!r}" for name, value in given.items() if value is not None]
         return f"FluxWidget({', '.join(said)})"
@@ -169,7 +170,8 @@ class FluxWidget(anywidget.AnyWidget):
 
         Raises:
             InputError: If the widget is closed, nothing has been drawn, the model has no such block, or the
-                path does not end in .html or lies in no folder.
+                path does not end in .html or cannot be written to.
+            FluxnbError: If the disk fails or is full.
         """
         self._check_open()
         path = Path(path)
