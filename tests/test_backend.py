@@ -311,6 +311,16 @@ def test_memory_bytes_is_what_a_container_allows(monkeypatch, tmp_path, text, ex
     assert machine.memory_bytes() == (expected or whole)
 
 
+def test_with_cuda_memory_bytes_is_the_gpu_s_whatever_the_container_allows(monkeypatch, tmp_path):
+    limit = tmp_path / "memory.max"
+    limit.write_text("1073741824\n")
+    monkeypatch.setattr(machine, "CGROUP_LIMITS", (limit,))
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(mx, "default_device", lambda: mx.Device(mx.gpu, 0))
+    monkeypatch.setattr(mx, "device_info", lambda: {"device_name": "NVIDIA", "total_memory": 80 * 2**30})
+    assert machine.memory_bytes() == 80 * 2**30
+
+
 def test_describe_is_one_line_with_the_version():
     line = backend.describe()
     assert line.startswith(f"MLX {mx.__version__} on ")

@@ -132,7 +132,11 @@ def _prepare() -> Machine:
 
 
 def memory_bytes() -> int:
-    """Returns how much memory this process may use at most: the machine's, or less in a container."""
+    """Returns how much memory arrays may take: with CUDA the GPU's, else the machine's or its container's."""
+    if sys.platform == "linux" and mx.default_device().type == mx.gpu:
+        on_device = mx.device_info().get("total_memory")
+        if on_device is not None:
+            return on_device
     sizes = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     for limit in CGROUP_LIMITS:
         if limit.exists() and (text := limit.read_text().strip()).isdigit():  # "max" where there is none

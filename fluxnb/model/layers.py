@@ -98,7 +98,9 @@ def _product(x, weight, bias, scales, biases) -> mx.array:
         if scales is None:
             wide = piece[0].astype(mx.float32)
         else:
-            wide = mx.dequantize(*piece, GROUP, bits(weight, scales), dtype=mx.float32)
+            packed, *affine = piece  # in 16 bits, every number would be rounded to them
+            affine = [a.astype(mx.float32) for a in affine]
+            wide = mx.dequantize(packed, *affine, GROUP, bits(weight, scales))
         parts.append(x @ wide.T)
     y = parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=-1)
     return y if bias is None else y + bias.astype(mx.float32)
