@@ -36,6 +36,16 @@ def test_linear_with_a_quantised_weight_equals_linear_with_what_it_stands_for(bi
         assert mx.allclose(linear(x, packed[0], extra, *packed[1:]), linear(x, wide, extra), 1e-5, 1e-5)
 
 
+@pytest.mark.parametrize("bits", [3, 4, 6, 8])
+@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16])
+def test_scales_of_16_bits_do_not_round_the_numbers_of_a_quantised_weight(dtype, bits):
+    x, weight, _ = drawn()
+    packed, *scales = mx.quantize(weight, GROUP, bits)
+    scales = [array.astype(dtype) for array in scales]
+    wide = mx.dequantize(packed, *(array.astype(mx.float32) for array in scales), GROUP, bits)
+    assert mx.allclose(linear(x, packed, None, *scales), x @ wide.T, 1e-5, 1e-5)
+
+
 @pytest.mark.parametrize("form", ["bfloat16", "4 bits"])
 def test_the_pieces_of_a_product_give_what_the_whole_gives(form, monkeypatch):
     x, weight, bias = drawn()
