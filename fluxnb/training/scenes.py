@@ -3,8 +3,10 @@
 Knows nothing of networks or torch. A scene is a pure function of a `random.Random`, so a seed
 names a data set. Sprites come from the Noto Color Emoji font (SIL Open Font License 1.1).
 
-Sprite boxes lie on the grid of latent cells (8 px): the same object at the same size then has
-the same latents wherever it stands, which lets a small transformer learn from fewer scenes.
+Sprite boxes lie on the grid of image tokens (16 px) and have four sides: the same object at the
+same size is then the same few tokens wherever it stands, which lets a small transformer learn
+from fewer scenes. Some pairs of an object with a ground, and of two objects, are held out: no
+scene of `make_scene` shows them unless asked to.
 """
 
 from __future__ import annotations
@@ -18,8 +20,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-SIZE = 128  # pixels, both sides
-CELL = 8  # pixels to a latent cell
+SIZE = 128  # pixels, both sides of most scenes
+TOKEN = 16  # pixels to an image token; sides of pictures and boxes are multiples
+CANVASES = ((96, 96), (96, 128), (128, 96), (128, 192), (192, 128), (160, 160), (192, 192))
+"""Other sizes that training shows, (width, height) in pixels."""
 
 OBJECTS = {
     "cat": "🐱", "dog": "🐶", "fox": "🦊", "panda": "🐼", "frog": "🐸", "lion": "🦁", "pig": "🐷",
@@ -28,6 +32,12 @@ OBJECTS = {
     "pizza": "🍕", "donut": "🍩", "cake": "🎂", "car": "🚗", "bus": "🚌", "rocket": "🚀",
     "boat": "⛵", "house": "🏠", "star": "⭐", "moon": "🌙", "heart": "💜", "ball": "⚽",
     "balloon": "🎈", "guitar": "🎸", "umbrella": "☂",
+    "bear": "🐻", "cow": "🐮", "tiger": "🐯", "monkey": "🐵", "penguin": "🐧", "owl": "🦉",
+    "fish": "🐟", "whale": "🐳", "octopus": "🐙", "crab": "🦀", "turtle": "🐢", "ladybug": "🐞",
+    "elephant": "🐘", "drum": "🥁", "pear": "🍐", "pineapple": "🍍", "watermelon": "🍉",
+    "lemon": "🍋", "carrot": "🥕", "burger": "🍔", "cookie": "🍪", "train": "🚂", "plane": "✈",
+    "key": "🔑", "book": "📕", "crown": "👑", "bell": "🔔", "gift": "🎁", "robot": "🤖",
+    "snowman": "⛄", "sun": "🌞", "pumpkin": "🎃",
 }  # fmt: skip
 """Every word the demo model draws, with its sprite."""
 
@@ -39,9 +49,27 @@ COLORS = {
 }  # fmt: skip
 """Every ground, as sRGB 0..255 before its light gradient."""
 
-SIZES = {"small": (40, 48), "": (64, 72), "big": (96, 104)}  # box sides in pixels
-PAIR_SIZES = (48, 56)  # box sides of two objects in one scene
-PREFIXES = ("", "", "a photo of ", "a picture of ", "an image of ")
+SIDES = {"small": 48, "": 64, "big": 96}  # sides of the box of an object alone, in pixels
+PAIR_SIDES = {"small": 48, "": 64, "big": 80}  # of one of two objects; unsaid ones are also 48
+SIZE_WORDS = {"small": ("small", "small", "little", "tiny"), "big": ("big", "big", "large", "huge")}
+PLACES = {
+    "left": ("on the left", "on the left side"),
+    "right": ("on the right", "on the right side"),
+    "top": ("at the top",),
+    "bottom": ("at the bottom",),
+    "middle": ("in the middle", "in the center"),
+}
+RELATIONS = {
+    "left": (("to the left of", "left of"), ("to the right of", "right of")),
+    "above": (("above", "over"), ("below", "under")),
+    "beside": (("next to", "beside"),) * 2,
+    "and": (("and",),) * 2,
+}
+"""What is said of a first sprite and a second, and of the second and the first."""
+GROUNDS = ("on {} background",) * 3 + (", {} background", "in front of {} wall", "on {}")
+PREFIXES = ("",) * 4 + ("a photo of ", "a picture of ", "an image of ", "photo of ")
+PLURALS = {"fish": "fish", "snowman": "snowmen"}
+HELD_OUT = 25  # one pair of this many is held out
 FONT_PLACES = (
     "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf",
     "/usr/share/fonts/noto/NotoColorEmoji.ttf",
@@ -52,12 +80,13 @@ SPRITE_POINTS = 109  # the one bitmap size of the font
 
 @dataclass(frozen=True, slots=True)
 class Sprite:
-    """One object of a scene: its word and its box in pixels."""
+    """One object of a scene: its word, its box in pixels, and "small", "big" or "" as the caption has it."""
 
     name: str
     left: int
     top: int
     side: int
+    size: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +99,11 @@ class Scene:
         sprites: One or two sprites, in the order drawn.
         light: Strength of the vertical light gradient, -18..18 of 255.
         says_color: Whether the caption names the ground.
-        relation: "left", "above" (first to second sprite), "and", or "" for one sprite.
-        place: "left", "right", "top", "bottom", or "" where the caption names none.
-        size: "small", "big" or "".
+        relation: "left", "above" (first to second sprite), "beside", "and", "two" (the same
+            object twice), or "" for one sprite.
+        place: A key of `PLACES`, or "" where the caption names none.
+        width: Pixels, a multiple of `TOKEN`.
+        height: Pixels, a multiple of `TOKEN`.
     """
 
     caption: str
@@ -82,7 +113,8 @@ class Scene:
     says_color: bool
     relation: str = ""
     place: str = ""
-    size: str = ""
+    width: int = SIZE
+    height: int = SIZE
 
 
 def font_path() -> Path:
@@ -115,100 +147,150 @@ def sprite_image(name: str, side: int) -> Image.Image:
     return box
 
 
-def render(scene: Scene, size: int = SIZE) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def render(scene: Scene) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Paint a scene.
 
     Returns:
-        The picture, uint8 (size, size, 3), and a bool mask (size, size) of what is visible of
-        each object, by name.
+        The picture, uint8 (height, width, 3), and a bool mask (height, width) of what is visible of
+        each object, by name; an object that stands there twice has one mask.
     """
-    ramp = np.linspace(-1, 1, size)[:, None, None] * scene.light
-    canvas = np.clip(np.array(COLORS[scene.color], np.float64) + ramp + np.zeros((size, size, 3)), 0, 255)
+    shape = (scene.height, scene.width)
+    ramp = np.linspace(-1, 1, scene.height)[:, None, None] * scene.light
+    canvas = np.clip(np.array(COLORS[scene.color], np.float64) + ramp + np.zeros((*shape, 3)), 0, 255)
     masks: dict[str, np.ndarray] = {}
     for sprite in scene.sprites:
-        layer = Image.new("RGBA", (size, size), (0, 0, 0, 0))
+        layer = Image.new("RGBA", (scene.width, scene.height), (0, 0, 0, 0))
         layer.paste(sprite_image(sprite.name, sprite.side), (sprite.left, sprite.top))
         pixels = np.asarray(layer, np.float64)
         alpha = pixels[..., 3:] / 255
         canvas = canvas * (1 - alpha) + pixels[..., :3] * alpha
         covers = alpha[..., 0] > 0.5
-        masks = {name: mask & ~covers for name, mask in masks.items()} | {sprite.name: covers}
+        masks = {name: mask & ~covers for name, mask in masks.items()}
+        masks[sprite.name] = masks.get(sprite.name, False) | covers
     return np.rint(canvas).astype(np.uint8), masks
 
 
-def article(word: str) -> str:
-    """`word` behind "a" or "an"."""
-    return ("an " if word[0] in "aeiou" else "a ") + word
+def article(words: str) -> str:
+    """`words` behind "a" or "an"."""
+    return ("an " if words[0] in "aeiou" else "a ") + words
 
 
-def _box(
-    rng: random.Random, name: str, side: int, x: float, y: float, jitter_x: int, jitter_y: int
-) -> Sprite:
-    """A sprite near the centre (x, y), as fractions; jitter in cells; kept inside the picture."""
+def plural(name: str) -> str:
+    """The word for two of an object."""
+    if name in PLURALS:
+        return PLURALS[name]
+    if name.endswith(("s", "x", "sh", "ch")):
+        return name + "es"
+    if name.endswith("y") and name[-2] not in "aeiou":
+        return name[:-1] + "ies"
+    return name + "s"
 
-    def edge(centre: float, jitter: int) -> int:
-        cells = round((centre * SIZE - side / 2) / CELL) + rng.randint(-jitter, jitter)
-        return min(max(cells * CELL, 0), SIZE - side)
 
-    return Sprite(name, edge(x, jitter_x), edge(y, jitter_y), side)
+def is_held_out(scene: Scene) -> bool:
+    """Whether a scene shows a pair that training never sees: an object on a ground, or two objects."""
+    names = [list(OBJECTS).index(s.name) for s in scene.sprites]
+    color = list(COLORS).index(scene.color)
+    if any((7 * name + 3 * color) % HELD_OUT == 0 for name in names):
+        return True
+    return len(set(names)) == 2 and (sum(names) * 11 + names[0] * names[1]) % HELD_OUT == 0
 
 
-def single(rng: random.Random, name: str) -> tuple[str, dict]:
+def _noun(rng: random.Random, name: str, size: str) -> str:
+    """An object with its size word and an article, now and then "the" or none."""
+    words = f"{rng.choice(SIZE_WORDS[size])} {name}" if size else name
+    return rng.choice([article(words)] * 10 + [f"the {words}", words])
+
+
+def _spot(rng: random.Random, slot: str, free: int) -> int:
+    """Where a box begins along one axis, in tokens, with `free` tokens besides it."""
+    if slot == "low":
+        return rng.randint(0, max(0, (free - 3) // 2))
+    if slot == "high":
+        return free - rng.randint(0, max(0, (free - 3) // 2))
+    middle = free // 2 + rng.randint(0, free % 2)
+    return middle if slot == "middle" or free < 2 else middle + rng.randint(-1, 1)
+
+
+def _single(rng: random.Random, name: str, canvas: tuple[int, int]) -> tuple[str, dict]:
     """One object: caption without ground, and the fields of its `Scene`."""
     size = rng.choice(["small", "", "", "big"])
-    side = rng.choice(SIZES[size])
-    noun = article(f"{size} {name}".strip())
-    place = rng.choice(["left", "right", "top", "bottom"]) if size != "big" and rng.random() < 0.4 else ""
-    x = {"left": 0.27, "right": 0.73}.get(place, 0.5)
-    y = {"top": 0.27, "bottom": 0.73}.get(place, 0.5)
-    jitter_x, jitter_y = (1, 1) if size == "big" or not place else (0, 1) if x != 0.5 else (1, 0)
-    where = {
-        "left": " on the left",
-        "right": " on the right",
-        "top": " at the top",
-        "bottom": " at the bottom",
-    }
-    sprite = _box(rng, name, side, x, y, jitter_x, jitter_y)
-    return noun + where.get(place, ""), {"sprites": (sprite,), "place": place, "size": size}
+    side = min(SIDES[size], min(canvas) - TOKEN)
+    place = rng.choice(list(PLACES)) if rng.random() < 0.5 else ""
+    across, down = {
+        "left": ("low", ""), "right": ("high", ""), "top": ("", "low"), "bottom": ("", "high"),
+        "middle": ("middle", "middle"), "": ("", ""),
+    }[place]  # fmt: skip
+    left, top = (
+        TOKEN * _spot(rng, slot, (length - side) // TOKEN)
+        for slot, length in zip((across, down), canvas, strict=True)
+    )
+    text = " ".join([_noun(rng, name, size), *([rng.choice(PLACES[place])] if place else [])])
+    return text, {"sprites": (Sprite(name, left, top, side, size),), "place": place}
 
 
-def pair(rng: random.Random, names: tuple[str, str]) -> tuple[str, dict]:
+def _pair(rng: random.Random, names: tuple[str, str], canvas: tuple[int, int]) -> tuple[str, dict]:
     """Two objects: caption without ground, and the fields of their `Scene`."""
-    first, second = names
-    sides = rng.choice(PAIR_SIZES), rng.choice(PAIR_SIZES)
-    relation = rng.choice(["left", "left", "above", "and"])
-    a, b = article(first), article(second)
-    if relation == "above" or (relation == "and" and rng.random() < 0.3):
-        spots = ((0.5, 0.26, 1, 0), (0.5, 0.74, 1, 0))
-        text = rng.choice([f"{a} above {b}", f"{b} below {a}"])
-    else:
-        spots = ((0.26, 0.5, 0, 1), (0.74, 0.5, 0, 1))
-        text = rng.choice([f"{a} to the left of {b}", f"{b} to the right of {a}"])
-    if relation == "and":
-        text = rng.choice([f"{a} and {b}", f"{b} and {a}"])
-    boxes = tuple(_box(rng, n, s, *spot) for n, s, spot in zip(names, sides, spots, strict=True))
-    return text, {"sprites": boxes, "relation": relation}
+    relation = rng.choice(["left", "left", "above", "beside", "and"])
+    sizes = rng.choice([("", "")] * 6 + [("small", "big"), ("big", "small"), ("small", ""), ("", "small")])
+    if names[0] == names[1]:
+        relation, sizes = "two", ("", "")
+    upright = relation == "above" or (relation in ("and", "two") and rng.random() < 0.3)
+    along, across = (canvas[1], canvas[0]) if upright else canvas
+    sides = tuple(PAIR_SIDES[size] for size in sizes)
+    if sizes == ("", "") and rng.random() < 0.6:
+        sides = rng.choice([(48, 48), (48, 64), (64, 48)][: 1 if relation == "two" else 3])
+    if sum(sides) > along:
+        sizes, sides = ("", ""), (48, 48)
+    room = (along - sum(sides)) // TOKEN
+    begins = rng.randint(0, room // 2), along // TOKEN - sides[1] // TOKEN - rng.randint(0, room // 2)
+    sprites = []
+    for name, size, side, begin in zip(names, sizes, sides, begins, strict=True):
+        spot = TOKEN * begin, TOKEN * _spot(rng, "", (across - side) // TOKEN)
+        sprites.append(Sprite(name, *(spot[::-1] if upright else spot), side, size))
+    if relation == "two":
+        return rng.choice([f"two {plural(names[0])}"] * 3 + [plural(names[0])]), {
+            "sprites": tuple(sprites), "relation": relation,
+        }  # fmt: skip
+    nouns = [_noun(rng, sprite.name, sprite.size) for sprite in sprites]
+    turned = rng.randrange(2)
+    words = rng.choice(RELATIONS[relation][turned])
+    text = " ".join([nouns[turned], words, nouns[1 - turned]])
+    return text, {"sprites": tuple(sprites), "relation": relation}
 
 
-def make_scene(rng: random.Random, pairs: float = 0.35, name: str | None = None) -> Scene:
+def make_scene(
+    rng: random.Random,
+    pairs: float = 0.5,
+    name: str | None = None,
+    canvas: tuple[int, int] = (SIZE, SIZE),
+    held_out: bool | None = False,
+) -> Scene:
     """A scene drawn from the demo model's data.
 
     Args:
         rng: Source of every choice.
-        pairs: Share of scenes with two objects, 0..1.
+        pairs: Share of scenes with two objects, 0..1; one in ten of them shows the same object twice.
         name: The object of a single-object scene; chosen by `rng` if not given.
+        canvas: Width and height in pixels, multiples of `TOKEN` from 96.
+        held_out: Whether the scene shows a held-out pair; None does not mind.
     """
-    color = rng.choice(list(COLORS))
-    if name is None and rng.random() < pairs:
-        first, second = rng.sample(list(OBJECTS), 2)
-        text, fields = pair(rng, (first, second))
-    else:
-        text, fields = single(rng, name or rng.choice(list(OBJECTS)))
-    says_color = rng.random() < 0.85
-    if says_color:
-        text += rng.choice(
-            [f" on {article(color)} background"] * 3
-            + [f", {color} background", f" in front of {article(color)} wall"]
-        )
-    light = rng.uniform(-18, 18)
-    return Scene(rng.choice(PREFIXES) + text, color, light=light, says_color=says_color, **fields)
+    while True:
+        color = rng.choice(list(COLORS))
+        if name is None and rng.random() < pairs:
+            first, second = rng.sample(list(OBJECTS), 2)
+            text, fields = _pair(rng, (first, first if rng.random() < 0.1 else second), canvas)
+        else:
+            text, fields = _single(rng, name or rng.choice(list(OBJECTS)), canvas)
+        says_color = rng.random() < 0.85
+        if says_color:
+            ground = rng.choice(GROUNDS)
+            colored = color if ground == "on {}" or ground[0] == "," else article(color)
+            text += ("" if ground[0] == "," else " ") + ground.format(colored)
+        light = rng.uniform(-18, 18)
+        width, height = canvas
+        scene = Scene(
+            rng.choice(PREFIXES) + text, color, light=light, says_color=says_color,
+            width=width, height=height, **fields,
+        )  # fmt: skip
+        if held_out is None or is_held_out(scene) == held_out:
+            return scene

@@ -12,12 +12,15 @@ counts all steps of that phase.
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
+from safetensors.torch import load_file
 
 from fluxnb.training import scenes
 from fluxnb.training.networks import build_vae
@@ -26,7 +29,9 @@ from fluxnb.training.optim import Optimizers, ema_copy, ema_update, log_row, sav
 CROP = 64  # pixels
 BATCH = 8
 KL_WEIGHT = 1e-5
-LATENT_NOISE = 0.03  # share of the latents' spread, added while the encoder is frozen
+LATENT_NOISE = 0.03  # share of the latents' spread that is added at most
+SQUARES = 4.0  # weight of the squared error: PSNR counts squares, and few large errors
+MUON_RATE, ADAM_RATE = 0.03, 1e-3
 
 
 class Crops:
@@ -46,10 +51,10 @@ class Crops:
         return self.rng.choice(self.pool)
 
     def crop(self) -> np.ndarray:
-        """A crop on the grid of latent cells, uint8 (64, 64, 3)."""
+        """A crop on the grid of image tokens, uint8 (64, 64, 3)."""
         picture = self.picture()
-        cells = (scenes.SIZE - CROP) // scenes.CELL + 1
-        x, y = (self.rng.randrange(cells) * scenes.CELL for _ in range(2))
+        steps = (scenes.SIZE - CROP) // scenes.TOKEN + 1
+        x, y = (self.rng.randrange(steps) * scenes.TOKEN for _ in range(2))
         return picture[y : y + CROP, x : x + CROP]
 
     def batch(self) -> torch.Tensor:
@@ -83,7 +88,7 @@ def load_average(file: Path) -> dict[str, torch.Tensor]:
 
 
 def train(
-    out: Path, steps: int, freeze_encoder: bool, seed: int, muon_lr: float = 0.03, adam_lr: float = 1e-3
+    out: Path, steps: int, freeze_encoder: bool, seed: int, rate: float = 1.0, start: Path | None = None
 ) -> None:
     """Train until this phase has taken `steps` steps.
 
@@ -91,15 +96,18 @@ def train(
         FileNotFoundError: If the encoder is to be frozen but was never trained.
     """
     torch.manual_seed(seed)
+    rank = dist.get_rank() if dist.is_initialized() else 0
     vae = build_vae()
     if freeze_encoder:
         vae.load_state_dict(load_average(out / "vae.pt"))
+    elif start is not None:
+        vae.load_state_dict(load_file(start / "diffusion_pytorch_model.safetensors"))
     else:
         with torch.no_grad():
             vae.encoder.conv_out.bias[16:] = -5.0  # begin nearly without noise
     average = ema_copy(vae)
     vae.encoder.requires_grad_(not freeze_encoder)
-    optimizers = Optimizers(vae, learns_by_muon, muon_lr, adam_lr)
+    optimizers = Optimizers(vae, learns_by_muon, rate * MUON_RATE, rate * ADAM_RATE)
     file = out / ("decoder.pt" if freeze_encoder else "vae.pt")
     done = 0
     if file.exists():
@@ -109,28 +117,27 @@ def train(
         optimizers.load_state_dict(state["optimizers"])
         done = state["step"]
     vae.to(memory_format=torch.channels_last)
-    crops = Crops(seed + done)
+    crops = Crops(seed + done + 1_000_000 * rank)
     start = time.monotonic()
     recent: list[float] = []
     for i in range(done, steps):
-        factor = min(1.0, (i + 1) / 50) * (1 - (0.95 if freeze_encoder else 0.8) * i / steps)
+        factor = min(1.0, (i + 1) / 50) * (1 - 0.95 * i / steps)
         x = crops.batch()
         posterior = vae.encode(x).latent_dist
         if freeze_encoder:
             z = posterior.mode()
-            z = z + LATENT_NOISE * z.std() * torch.randn_like(z) * torch.rand(len(z), 1, 1, 1)
         else:
             z = posterior.sample()
+        z = z + LATENT_NOISE * z.std().detach() * torch.randn_like(z) * torch.rand(len(z), 1, 1, 1)
         y = vae.decode(z).sample
-        loss = (y - x).abs().mean() + sum(
-            (a - b).abs().mean() for a, b in zip(edges(x), edges(y), strict=True)
-        )
+        loss = (y - x).abs().mean() + SQUARES * (y - x).square().mean()
+        loss = loss + sum((a - b).abs().mean() for a, b in zip(edges(x), edges(y), strict=True))
         if not freeze_encoder:
             loss = loss + KL_WEIGHT * posterior.kl().mean() / z[0].numel()
         optimizers.step(loss, factor)
         ema_update(average, vae, i, 0.996)
         recent = [*recent[-99:], psnr(x, y)]
-        if i % 100 == 99 or i == steps - 1:
+        if rank == 0 and (i % 100 == 99 or i == steps - 1):
             save_atomically(
                 file,
                 {
@@ -160,12 +167,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--freeze-encoder", action="store_true")
+    parser.add_argument("--init", type=Path, help="folder of an autoencoder to begin with")
+    parser.add_argument("--rate", type=float, default=1.0, help="learning rates, as a multiple of the usual")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)
-    train(args.out, args.steps, args.freeze_encoder, args.seed)
+    if "RANK" in os.environ:
+        dist.init_process_group("gloo")
+    train(args.out, args.steps, args.freeze_encoder, args.seed, args.rate, args.init)
 
 
 if __name__ == "__main__":
