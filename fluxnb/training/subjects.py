@@ -17,6 +17,7 @@ from fluxnb.texts import TextEmbedding
 from fluxnb.training import scenes, scoring
 
 SEED = 7_100_000
+CELL = 8  # pixels to a latent cell
 BACKGROUND = "background"  # the concept that is no object
 
 
@@ -46,7 +47,7 @@ class Subject:
 def subjects(pipeline: FluxPipeline, count: int) -> Iterator[Subject]:
     """The first `count` scenes of `SEED`, of which about a third have two objects."""
     rng = random.Random(SEED)
-    size = (scenes.SIZE // scenes.CELL, scenes.SIZE // scenes.CELL)
+    size = (scenes.SIZE // CELL, scenes.SIZE // CELL)
 
     @cache
     def encode(word: str) -> mx.array:
