@@ -124,10 +124,7 @@ def train(
         factor = min(1.0, (i + 1) / 50) * (1 - 0.95 * i / steps)
         x = crops.batch()
         posterior = vae.encode(x).latent_dist
-        if freeze_encoder:
-            z = posterior.mode()
-        else:
-            z = posterior.sample()
+        z = posterior.mode() if freeze_encoder else posterior.sample()
         z = z + LATENT_NOISE * z.std().detach() * torch.randn_like(z) * torch.rand(len(z), 1, 1, 1)
         y = vae.decode(z).sample
         loss = (y - x).abs().mean() + SQUARES * (y - x).square().mean()
