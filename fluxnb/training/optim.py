@@ -40,18 +40,23 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:
-        """One update from the gradients in place."""
+        """One update from the gradients in place; the processes of a `torchrun` share the iteration's work."""
+        rank, workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
+            params = [p for p in group["params"] if p.grad is not None]
+            updates = []
+            for i, p in enumerate(params):
                 state = self.state[p]
                 if "momentum" not in state:
                     state["momentum"] = torch.zeros_like(p)
                 average = state["momentum"].mul_(group["momentum"]).add_(p.grad)
                 update = (p.grad + group["momentum"] * average).reshape(p.shape[0], -1)  # Nesterov
-                update = orthogonalize(update) * max(1.0, update.shape[0] / update.shape[1]) ** 0.5
-                p.add_(update.view_as(p), alpha=-group["lr"])
+                updates.append(orthogonalize(update) if i % workers == rank else torch.zeros_like(update))
+            if workers > 1:
+                updates = sum_over_processes(updates)
+            for p, update in zip(params, updates, strict=True):
+                scale = max(1.0, update.shape[0] / update.shape[1]) ** 0.5
+                p.add_(update.view_as(p), alpha=-group["lr"] * scale)
 
 
 class Optimizers:
@@ -94,10 +99,17 @@ class Optimizers:
 def average_gradients(parameters: list[nn.Parameter]) -> None:
     """Replace gradients by their mean over the processes of a `torchrun`; alone, do nothing."""
     if dist.is_initialized():
-        flat = torch.cat([p.grad.flatten() for p in parameters])
-        dist.all_reduce(flat)
-        for p, mean in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-            p.grad.copy_(mean.view_as(p) / dist.get_world_size())
+        sums = sum_over_processes([p.grad for p in parameters])
+        for p, total in zip(parameters, sums, strict=True):
+            p.grad.copy_(total / dist.get_world_size())
+
+
+def sum_over_processes(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+    """The sums of tensors over the processes of a `torchrun`, in one exchange."""
+    flat = torch.cat([t.flatten() for t in tensors])
+    dist.all_reduce(flat)
+    parts = flat.split([t.numel() for t in tensors])
+    return [part.view(t.shape) for part, t in zip(parts, tensors, strict=True)]
 
 
 def ema_copy(net: nn.Module) -> nn.Module:
