@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-from fluxnb.training.networks import TextToVelocity, build_vae, load_tokenizers, save_folder
+from fluxnb.training.captions import load_tokenizers
+from fluxnb.training.networks import TextEncoders, build_transformer, build_vae, save_folder
 from fluxnb.training.vae import load_average
 
 
@@ -29,9 +30,11 @@ def export(out: Path, to: Path) -> None:
     further = out / "decoder.pt"
     vae.load_state_dict(load_average(further if further.exists() else out / "vae.pt"))
     clip_tokenizer, t5_tokenizer = load_tokenizers(out)
-    net = TextToVelocity(clip_tokenizer, t5_tokenizer)
-    net.load_state_dict(state["ema"])
-    save_folder(to, vae, net, clip_tokenizer, t5_tokenizer)
+    encoders = TextEncoders(clip_tokenizer, t5_tokenizer)
+    encoders.load_state_dict(torch.load(out / "text.pt", weights_only=True)["net"])
+    transformer = build_transformer()
+    transformer.load_state_dict(state["ema"])
+    save_folder(to, vae, transformer, encoders, clip_tokenizer, t5_tokenizer)
     # transformers 5 rewrites both tokenizers in its own way; ours load in older versions too
     for name in ("tokenizer", "tokenizer_2"):
         shutil.rmtree(to / name)

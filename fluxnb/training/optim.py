@@ -40,7 +40,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:
-        """One update from the gradients in place; the processes of a `torchrun` share the iteration's work."""
+        """One update from the gradients in place; processes of a `torchrun` share the work."""
         rank, workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
