@@ -33,7 +33,8 @@ def encode_shard(
         batch = [scenes.make_scene(rng, canvas=canvas) for _ in range(min(20, count - start))]
         rendered = [scenes.render(scene) for scene in batch]
         x = torch.from_numpy(np.stack([picture for picture, _ in rendered])).permute(0, 3, 1, 2)
-        latents.append(vae.encode(x.float() / 127.5 - 1).latent_dist.mode().half().numpy())
+        x = (x.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+        latents.append(vae.encode(x).latent_dist.mode().half().numpy())
         for _, masks in rendered:
             mask = np.any(list(masks.values()), axis=0)
             touched.append(mask.reshape(rows, scenes.TOKEN, columns, scenes.TOKEN).any((1, 3)))
@@ -64,6 +65,7 @@ def main() -> None:
     part, parts = map(int, args.part.split("/"))
     vae = build_vae()
     vae.load_state_dict(load_average(args.out / "vae.pt"))
+    vae.to(memory_format=torch.channels_last)
     folder = args.out / "latents"
     folder.mkdir(exist_ok=True)
     for number, canvas in enumerate(canvases(args.count, args.others, args.shard)):
