@@ -1,4 +1,4 @@
-"""Trainings that stop in the middle and go on, and trainings that are done twice: the same bits every time."""
+"""Trainings that stop in the middle and go on, or are done twice: the same bits every time."""
 
 import shutil
 from itertools import count
