@@ -62,8 +62,8 @@ class Lengths:
 
 
 FULL = Lengths(
-    vae_steps=4000, text_steps=1600, scenes=28_000, others=5600, shard=800, steps=6000, decay_from=2500,
-    batch=64, decoder_steps=2000, preview=400, judge_steps=1500, every=100, picture_steps=None, compile=True,
+    vae_steps=4000, text_steps=1600, scenes=28_000, others=5600, shard=800, steps=5600, decay_from=1500,
+    batch=64, decoder_steps=900, preview=400, judge_steps=1500, every=100, picture_steps=None, compile=True,
 )  # fmt: skip
 SMOKE = Lengths(
     vae_steps=4, text_steps=4, scenes=32, others=16, shard=8, steps=6, decay_from=3,
@@ -129,7 +129,7 @@ def train(out: Path, to: Path, lengths: Lengths, processes: int, threads: int) -
     learning = ("--steps", lengths.steps, "--decay-from", lengths.decay_from)
     each = ("--batch", max(1, lengths.batch // processes), *(("--compile",) if lengths.compile else ()))
     stages("transformer", (*shared, "fluxnb.training.transformer", *trained, *each, *learning))
-    decoding = ("--freeze-encoder", "--steps", lengths.decoder_steps)
+    decoding = ("--freeze-encoder", "--rate", 0.3, "--steps", lengths.decoder_steps)
     stages("decoder", ("fluxnb.training.vae", *trained, *decoding))
     stages("export", ("fluxnb.training.export", *run, "--to", to))
     stages("preview", ("fluxnb.training.preview", "--model", to, "--count", lengths.preview))

@@ -1,7 +1,7 @@
 """Train the autoencoder on scenes: encoder and decoder together, then the decoder alone.
 
     python -m fluxnb.training.vae --out RUN --steps 4000
-    python -m fluxnb.training.vae --out RUN --steps 2000 --freeze-encoder
+    python -m fluxnb.training.vae --out RUN --steps 900 --freeze-encoder --rate 0.3
 
 The second call may run beside the transformer's training: a frozen encoder means fixed latents.
 Loss: L1 of pixels, L1 of their gradients, 1e-5 KL; crops of 64 px, those with something on them
