@@ -59,6 +59,7 @@ Where to look for what:
                     checks.py         arguments checked where they enter
                     brief.py          records that show themselves in a line
                     disk.py           files written whole or not at all
+                    interrupts.py     Ctrl-C that is never lost
                     version.py        the version
 """
 

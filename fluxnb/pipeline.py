@@ -18,7 +18,7 @@ from pathlib import Path
 import mlx.core as mx
 from PIL import Image
 
-from fluxnb import backend, checks, flow, memory, texts
+from fluxnb import backend, checks, flow, interrupts, memory, texts
 from fluxnb.asked import tokens
 from fluxnb.checkpoints import native, store
 from fluxnb.checkpoints.networks import Networks, SwappedNetworks
@@ -240,11 +240,15 @@ class FluxPipeline(Decoding, DiffusionKitCalls):
         negative: TextEmbedding | None,
         hear: Callable[[Attend], Attend] | None = None,
     ) -> Step:
-        """Makes step `index` of a run from the latents before it, evaluated; `hear`: see `velocity_at`."""
+        """Makes step `index` of a run from the latents before it, evaluated; `hear`: see `velocity_at`.
+
+        Ctrl-C ends it, wherever in it that comes.
+        """
         start = time.perf_counter()
         sigma, sigma_next = settings.sigmas[index : index + 2]
-        velocity = self.velocity_at(index, latents, sigma, settings, text, negative, hear=hear)
-        mx.eval(velocity)
+        with interrupts.kept():
+            velocity = self.velocity_at(index, latents, sigma, settings, text, negative, hear=hear)
+            mx.eval(velocity)
         return Step(index, sigma, sigma_next, latents, velocity, time.perf_counter() - start)
 
     def noise(self, settings: Settings) -> mx.array:

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "fluxnb"
 FLOORS = (
     ("errors", "version"),
-    ("images", "checks", "disk", "backend", "brief", "trust"),
+    ("images", "checks", "disk", "backend", "brief", "interrupts", "trust"),
     ("model",),
     ("flow", "checkpoints", "source", "texts"),
     ("probe", "maps", "altered"),
