@@ -14,6 +14,7 @@ Where to look for what:
                     settings.py       all that decides a picture, checked, defaults filled in
                     flow.py           schedule, noise, Euler's step, as pure functions
                     texts.py          a text as the transformer reads it
+                    advice.py         what to know before: lost texts, unknown words and sizes
                     source.py         a picture to start from
                     given.py          own latents and embeddings
                     drawing.py        the whole way at once, with what it took

@@ -22,6 +22,7 @@ from fluxnb import backend, checks, flow, interrupts, memory, texts
 from fluxnb.asked import tokens
 from fluxnb.checkpoints import native, store
 from fluxnb.checkpoints.networks import Networks, SwappedNetworks
+from fluxnb.checkpoints.vocabulary import Vocabulary
 from fluxnb.decoding import Decoding
 from fluxnb.diffusionkit import DiffusionKitCalls
 from fluxnb.drawing import draw
@@ -130,6 +131,11 @@ class FluxPipeline(Decoding, DiffusionKitCalls):
         """Numbers of double and of single blocks."""
         config = self.networks.configs.mmdit
         return config.depth, config.depth_single
+
+    @property
+    def vocabulary(self) -> Vocabulary | None:
+        """The words and sizes that the model was taught, `vocabulary.objects` and so on; None if unknown."""
+        return self.networks.vocabulary
 
     def encode_text(self, text: str, cfg_weight: float = 0.0, negative_text: str = "") -> TextEmbedding:
         """Encodes a text by both encoders.

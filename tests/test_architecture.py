@@ -21,7 +21,7 @@ FLOORS = (
     ("interventions", "listen"),
     ("concepts", "asked"),
     ("settings", "trajectory"),
-    ("recipe",),
+    ("recipe", "advice"),
     ("decoding", "given"),
     ("memory",),
     ("drawing",),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from fluxnb.training import vocabulary
 from fluxnb.training.networks import TextToVelocity, build_vae, load_tokenizers, save_folder
 from fluxnb.training.vae import load_average
 
@@ -36,6 +37,7 @@ def export(out: Path, to: Path) -> None:
     for name in ("tokenizer", "tokenizer_2"):
         shutil.rmtree(to / name)
         shutil.copytree(out / name, to / name)
+    vocabulary.write(to)
     index = to / "model_index.json"
     index.write_text(index.read_text().replace('"T5Tokenizer"', '"T5TokenizerFast"'))
 
