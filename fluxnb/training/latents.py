@@ -4,7 +4,8 @@
 
 A shard is RUN/latents/NNN.npz: mean latents, float16 (n, 16, H/8, W/8), all of one canvas, the
 image tokens that an object touches, bool (n, H/16, W/16), and the scenes' captions. Canvases other
-than the usual one come last. `--part 0/2` and `--part 1/2` share the work between two processes.
+than the usual one come last. `--part 0/2` and `--part 1/2` share the work between two processes. Shards
+that are there are not made again; a stop in the middle leaves none by halves.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 
 from fluxnb.training import scenes
-from fluxnb.training.networks import build_vae
+from fluxnb.training.networks import best_device, build_vae
 from fluxnb.training.vae import load_average
 
 
@@ -34,7 +35,7 @@ def encode_shard(
         rendered = [scenes.render(scene) for scene in batch]
         x = torch.from_numpy(np.stack([picture for picture, _ in rendered])).permute(0, 3, 1, 2)
         x = (x.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
-        latents.append(vae.encode(x).latent_dist.mode().half().numpy())
+        latents.append(vae.encode(x.to(vae.device)).latent_dist.mode().half().cpu().numpy())
         for _, masks in rendered:
             mask = np.any(list(masks.values()), axis=0)
             touched.append(mask.reshape(rows, scenes.TOKEN, columns, scenes.TOKEN).any((1, 3)))
@@ -46,6 +47,24 @@ def canvases(count: int, others: int, shard: int) -> list[tuple[int, int]]:
     """The canvas of each shard: whole shards of the usual one, then of the others in turn."""
     turns = [scenes.CANVASES[i % len(scenes.CANVASES)] for i in range(others // shard)]
     return [(scenes.SIZE, scenes.SIZE)] * (count // shard) + turns
+
+
+def make(out: Path, count: int, others: int, shard: int, seed: int, part: int = 0, parts: int = 1) -> None:
+    """Make every `parts`-th shard from the `part`-th on, unless it is there; see the command."""
+    vae = build_vae()
+    vae.load_state_dict(load_average(out / "vae.pt"))
+    vae.to(best_device(), memory_format=torch.channels_last)
+    folder = out / "latents"
+    folder.mkdir(exist_ok=True)
+    for number, canvas in enumerate(canvases(count, others, shard)):
+        file = folder / f"{number:03}.npz"
+        if number % parts == part and not file.exists():
+            z, touched, captions = encode_shard(vae, seed + number, shard, canvas)
+            unfinished = file.with_suffix(".part")
+            with unfinished.open("wb") as opened:
+                np.savez(opened, latents=z, touched=touched, captions=np.array(captions))
+            unfinished.replace(file)
+            print(file, flush=True)
 
 
 def main() -> None:
@@ -63,19 +82,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     part, parts = map(int, args.part.split("/"))
-    vae = build_vae()
-    vae.load_state_dict(load_average(args.out / "vae.pt"))
-    vae.to(memory_format=torch.channels_last)
-    folder = args.out / "latents"
-    folder.mkdir(exist_ok=True)
-    for number, canvas in enumerate(canvases(args.count, args.others, args.shard)):
-        file = folder / f"{number:03}.npz"
-        if number % parts == part and not file.exists():
-            z, touched, captions = encode_shard(vae, args.seed + number, args.shard, canvas)
-            unfinished = file.with_suffix(".part.npz")
-            np.savez(unfinished, latents=z, touched=touched, captions=np.array(captions))
-            unfinished.replace(file)
-            print(file, flush=True)
+    make(args.out, args.count, args.others, args.shard, args.seed, part, parts)
 
 
 def load(out: Path) -> dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor, list[str]]]:
@@ -85,7 +92,7 @@ def load(out: Path) -> dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor, l
         FileNotFoundError: If there is none.
     """
     found: dict[tuple[int, int], list] = {}
-    for file in sorted((out / "latents").glob("[0-9][0-9][0-9].npz")):
+    for file in sorted((out / "latents").glob("*.npz")):
         shard = np.load(file)
         found.setdefault(shard["touched"].shape[1:], []).append(shard)
     if not found:

@@ -5,6 +5,7 @@ Built from diffusers and transformers, so that the checkpoint is theirs by const
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -30,6 +31,11 @@ def best_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def autocast(device: str) -> AbstractContextManager:
+    """bfloat16 for products on a CPU or by CUDA; plain float32 on a Mac, where nothing else was tried."""
+    return torch.autocast(device, torch.bfloat16) if device in ("cpu", "cuda") else nullcontext()
 
 
 def build_vae(scaling_factor: float = 1.0, shift_factor: float = 0.0) -> AutoencoderKL:

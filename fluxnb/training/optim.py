@@ -1,4 +1,4 @@
-"""Muon for matrices and convolutions beside AdamW for the rest, a running average of weights, a log.
+"""Muon for matrices and convolutions beside AdamW for the rest; running averages, checkpoints, logs, processes.
 
 torch.optim.Muon takes matrices only; the autoencoder's weights are convolutions, and there Muon
 needs far fewer steps than AdamW, so it is written here for both.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,7 +42,7 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self) -> None:
         """One update from the gradients in place; processes of a `torchrun` share the work."""
-        rank, workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        rank, workers = this_process()
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             updates = []
@@ -96,6 +97,23 @@ class Optimizers:
         self.adam.load_state_dict(state["adam"])
 
 
+def join_processes() -> None:
+    """Find the other processes, if this is one of a `torchrun`."""
+    if "RANK" in os.environ:
+        dist.init_process_group("gloo")
+
+
+def this_process() -> tuple[int, int]:
+    """The number of this process, and how many there are in its `torchrun`; (0, 1) alone."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """The source of all that this process draws in a step: another one for each step and process."""
+    rank, workers = this_process()
+    return torch.Generator().manual_seed(seed + 1_000_003 * (step * workers + rank))
+
+
 def average_gradients(parameters: list[nn.Parameter]) -> None:
     """Replace gradients by their mean over the processes of a `torchrun`; alone, do nothing."""
     if dist.is_initialized():
@@ -141,3 +159,8 @@ def save_atomically(path: Path, state: dict) -> None:
     part = path.with_suffix(".part")
     torch.save(state, part)
     part.replace(path)
+
+
+def load_checkpoint(path: Path, device: str = "cpu") -> dict:
+    """The inverse of `save_atomically`, with all tensors on a device, wherever they were trained."""
+    return torch.load(path, weights_only=True, map_location=device)

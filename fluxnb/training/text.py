@@ -1,6 +1,6 @@
 """Train both text encoders on captions alone, before the transformer sees them; then they stay as they are.
 
-    python -m fluxnb.training.text --out RUN --steps 3000
+    python -m fluxnb.training.text --out RUN --steps 1600
 
 FLUX.1 takes its text encoders ready-made, and so does the demo model. Each learns to say what its
 caption fixes of a scene: T5 at every noun the thing, its third of the picture across and down and
@@ -10,6 +10,8 @@ itself drew the ground and the objects, but stood them left and right by chance.
 
 In one caption of eight, nouns give way to other words of the vocabulary, so that these have
 encodings of their own as well: a word for something that the model may be taught later.
+
+A stopped run goes on from RUN/text.pt as if it had not stopped: captions are functions of seed and step.
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from fluxnb.training import scenes
 from fluxnb.training.captions import Captions
-from fluxnb.training.networks import TEXT_WIDTH, TextEncoders
-from fluxnb.training.optim import log_row, save_atomically
+from fluxnb.training.networks import TEXT_WIDTH, TextEncoders, best_device
+from fluxnb.training.optim import load_checkpoint, log_row, save_atomically
 from fluxnb.training.tokenizers import ORDINARY
 
 OBJECTS, COLORS, PLACES = tuple(scenes.OBJECTS), tuple(scenes.COLORS), ("", *scenes.PLACES)
@@ -130,7 +132,9 @@ class Batches:
         return {"clip": clip_ids, "t5": t5_ids, "nouns": nouns, "objects": objects, "pooled": pooled}
 
 
-def losses(encoders: TextEncoders, heads: Heads, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict]:
+def losses(
+    encoders: TextEncoders, heads: Heads, batch: dict[str, torch.Tensor]
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """The sum of all losses, and the shares of right answers that are certain in a caption."""
     txt, vec = encoders(batch["clip"], batch["t5"])
     asked = batch["nouns"][..., 0] != IGNORED
@@ -138,7 +142,9 @@ def losses(encoders: TextEncoders, heads: Heads, batch: dict[str, torch.Tensor])
     said = heads.noun(txt[asked]).split([len(NOUNS), 3, 3, len(SIDES)], -1)
     loss = sum(cross_entropy(s, answers[:, i], ignore_index=IGNORED) for i, s in enumerate(said))
     ends = batch["t5"].eq(encoders.t5.config.eos_token_id).int().argmax(1)
-    at_end = heads.end(txt[torch.arange(len(txt)), ends]).split([len(COLORS), len(LAYOUTS)], -1)
+    at_end = heads.end(txt[torch.arange(len(txt), device=txt.device), ends]).split(
+        [len(COLORS), len(LAYOUTS)], -1
+    )
     loss = loss + sum(
         cross_entropy(s, batch["pooled"][:, i], ignore_index=IGNORED) for i, s in enumerate(at_end)
     )
@@ -159,43 +165,47 @@ def losses(encoders: TextEncoders, heads: Heads, batch: dict[str, torch.Tensor])
         "pooled_objects": ((objects > 0) == batch["objects"].bool()).all(1).float().mean(),
         "pooled_ground": (rest[0].argmax(-1) == batch["pooled"][:, 0])[grounds].float().mean(),
     }
-    return loss, {name: value.item() for name, value in shares.items()}
+    return loss, shares
 
 
-def train(out: Path, steps: int, seed: int, rate: float = 2e-3) -> None:
-    """Train until `steps` steps are done; writes RUN/text.pt and RUN/text.csv."""
+def train(out: Path, steps: int, seed: int, rate: float = 2e-3, every: int = 100) -> None:
+    """Train until `steps` steps are done; writes RUN/text.pt and RUN/text.csv after `every` steps."""
     torch.manual_seed(seed)
+    device = best_device()
     captions = Captions(out)
-    encoders, heads = TextEncoders(captions.clip_tokenizer, captions.t5_tokenizer), Heads()
+    encoders = TextEncoders(captions.clip_tokenizer, captions.t5_tokenizer).to(device)
+    heads = Heads().to(device)
     both = nn.ModuleList([encoders, heads])
     optimizer = torch.optim.AdamW(both.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
     batches = Batches(captions, seed)
-    file, done = out / "text.pt", 0
+    file, done, spent = out / "text.pt", 0, 0.0
     if file.exists():
-        state = torch.load(file, weights_only=True)
+        state = load_checkpoint(file, device)
         encoders.load_state_dict(state["net"])
         heads.load_state_dict(state["heads"])
         optimizer.load_state_dict(state["optimizer"])
-        done = state["step"]
+        done, spent = state["step"], state["minutes"]
     start = time.monotonic()
     for i in range(done, steps):
         for group in optimizer.param_groups:
             group["lr"] = rate * min(1.0, (i + 1) / 100) * (1 - 0.98 * i / steps)
-        loss, shares = losses(encoders, heads, batches(i))
+        batch = {name: value.to(device) for name, value in batches(i).items()}
+        loss, shares = losses(encoders, heads, batch)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(both.parameters(), 1.0)
         optimizer.step()
-        if i % 100 == 99 or i == steps - 1:
-            minutes = (time.monotonic() - start) / 60
-            log_row(out / "text.csv", {"step": i + 1, "minutes": minutes, "loss": loss.item(), **shares})
+        if (i + 1) % every == 0 or i + 1 == steps:
+            minutes = spent + (time.monotonic() - start) / 60
             save_atomically(
                 file,
                 {
                     "net": encoders.state_dict(), "heads": heads.state_dict(),
-                    "optimizer": optimizer.state_dict(), "step": i + 1,
+                    "optimizer": optimizer.state_dict(), "step": i + 1, "minutes": minutes,
                 },
             )  # fmt: skip
+            figures = {name: value.item() for name, value in {"loss": loss, **shares}.items()}
+            log_row(out / "text.csv", {"step": i + 1, "minutes": minutes, **figures})
 
 
 def main() -> None:
@@ -204,12 +214,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=1600)
     parser.add_argument("--seed", type=int, default=2)
+    parser.add_argument("--every", type=int, default=100, help="steps to a checkpoint and a row of the log")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    train(args.out, args.steps, args.seed)
+    train(args.out, args.steps, args.seed, every=args.every)
 
 
 if __name__ == "__main__":

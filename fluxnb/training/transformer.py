@@ -1,6 +1,6 @@
 """Train the MMDiT on encoded scenes: rectified flow with velocity loss, text encoders as they are.
 
-    python -m fluxnb.training.transformer --out RUN --steps 5000
+    python -m fluxnb.training.transformer --out RUN --steps 6000
 
 Sigma is the sigmoid of a normal, one caption in ten is empty (for CFG), matrices of the blocks
 learn by Muon. Latents are normalised by their overall mean and spread, which the checkpoint
@@ -11,26 +11,35 @@ that a stopped run goes on as if it had not stopped, up to float noise.
 
 One process and thread for each core is the fastest way on a CPU; --batch is that of one process:
 
-    torchrun --nproc-per-node 2 -m fluxnb.training.transformer --out RUN --steps 5000 --batch 32
+    torchrun --nproc-per-node 2 -m fluxnb.training.transformer --out RUN --steps 6000 --batch 32
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from unittest import mock
 
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.nn import functional
 
 from fluxnb.training import latents
 from fluxnb.training.captions import Captions
-from fluxnb.training.networks import TextEncoders, best_device, build_transformer, pack, velocity
-from fluxnb.training.optim import Optimizers, ema_copy, ema_update, log_row, save_atomically
+from fluxnb.training.networks import TextEncoders, autocast, best_device, build_transformer, pack, velocity
+from fluxnb.training.optim import (
+    Optimizers,
+    ema_copy,
+    ema_update,
+    join_processes,
+    load_checkpoint,
+    log_row,
+    save_atomically,
+    step_generator,
+    this_process,
+)
 
 EMPTY_SHARE = 0.1
 OTHER_CANVASES = 6  # one batch of this many
@@ -45,7 +54,7 @@ class Data:
         """Load all shards and encode their captions with RUN's text encoders."""
         captions = Captions(out)
         encoders = TextEncoders(captions.clip_tokenizer, captions.t5_tokenizer)
-        encoders.load_state_dict(torch.load(out / "text.pt", weights_only=True)["net"])
+        encoders.load_state_dict(load_checkpoint(out / "text.pt")["net"])
         shards = latents.load(out)
         usual = max(shards, key=lambda grid: len(shards[grid][2]))
         z = shards[usual][0]
@@ -131,10 +140,12 @@ def step_loss(
     xt, sigma, txt, vec, target, touched = (
         x.to(device) for x in (xt, sigma, txt, vec, noise - x0, touched)
     )  # fmt: skip
-    with (
-        torch.autocast(device, torch.bfloat16),
-        mock.patch.object(functional, "scaled_dot_product_attention", plain_attention),
-    ):
+    attention = (
+        mock.patch.object(functional, "scaled_dot_product_attention", plain_attention)
+        if device == "cpu"
+        else nullcontext()
+    )
+    with autocast(device), attention:
         v = velocity(net if others else compiled, xt, sigma, txt, vec, grid)
     weight = 1 + (OBJECT_WEIGHT - 1) * (touched & (sigma[:, None] < SEEN_BELOW))
     return ((v.float() - target).square().mean(-1) * weight).sum() / weight.sum()
@@ -149,8 +160,9 @@ def train(
     muon_lr: float,
     adam_lr: float,
     compile_it: bool,
+    every: int = 100,
 ) -> None:
-    """Train until `steps` steps are done."""
+    """Train until `steps` steps are done; writes RUN/transformer.pt and a row after `every` steps."""
     torch.manual_seed(seed)
     device = best_device()
     data = Data(out)
@@ -161,28 +173,23 @@ def train(
     file = out / "transformer.pt"
     done, spent, samples = 0, 0.0, 0
     if file.exists():
-        state = torch.load(file, weights_only=True, map_location=device)
+        state = load_checkpoint(file, device)
         net.load_state_dict(state["net"])
         average.load_state_dict(state["ema"])
         optimizers.load_state_dict(state["optimizers"])
         done, spent, samples = state["step"], state["minutes"], state["samples"]
-    rank, workers = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    rank, workers = this_process()
     start = time.monotonic()
-    loss_average = None
+    recent: list[torch.Tensor] = []
     for step in range(done, steps):
-        generator = torch.Generator().manual_seed(seed + 1_000_003 * (step * workers + rank))
-        loss = step_loss(net, compiled, data, batch, generator, device)
+        loss = step_loss(net, compiled, data, batch, step_generator(seed, step), device)
         falling = (steps - step) / max(1, steps - decay_from)
         optimizers.step(loss, min(1.0, (step + 1) / 200, falling))
         ema_update(average, net, step)
         samples += batch * workers
-        loss_average = loss.item() if loss_average is None else 0.99 * loss_average + 0.01 * loss.item()
-        if rank == 0 and ((step + 1) % 100 == 0 or step + 1 == steps):
+        recent.append(loss.detach())
+        if rank == 0 and ((step + 1) % every == 0 or step + 1 == steps):
             minutes = spent + (time.monotonic() - start) / 60
-            log_row(
-                out / "transformer.csv",
-                {"step": step + 1, "minutes": minutes, "samples": samples, "loss": loss_average},
-            )
             save_atomically(
                 file,
                 {
@@ -191,6 +198,9 @@ def train(
                     "scale": data.scale, "samples": samples,
                 },
             )  # fmt: skip
+            row = {"step": step + 1, "minutes": minutes, "samples": samples}
+            log_row(out / "transformer.csv", {**row, "loss": torch.stack(recent).mean().item()})
+            recent.clear()
 
 
 def main() -> None:
@@ -199,8 +209,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=5000)
-    parser.add_argument("--decay-from", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--decay-from", type=int, default=2500)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--muon-lr", type=float, default=0.02)
@@ -208,14 +218,13 @@ def main() -> None:
     parser.add_argument(
         "--compile", action="store_true", help="compile the network first: minutes, then 1.4 times as fast"
     )
+    parser.add_argument("--every", type=int, default=100, help="steps to a checkpoint and a row of the log")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    if "RANK" in os.environ:
-        dist.init_process_group("gloo")
-    train(
-        args.out, args.steps, args.decay_from, args.batch, args.seed, args.muon_lr, args.adam_lr, args.compile
-    )
+    join_processes()
+    rates = args.muon_lr, args.adam_lr
+    train(args.out, args.steps, args.decay_from, args.batch, args.seed, *rates, args.compile, args.every)
 
 
 if __name__ == "__main__":
