@@ -116,7 +116,7 @@ class Vocabulary:
             if color in self.colors and noun in nouns:
                 notes += (
                     f"this model was taught colours of the ground only; for '{color} {noun}' try "
-                    f"'{noun} on a {color} background'",
+                    f"'{noun} on {color}'",
                 )
         return notes
 
@@ -149,9 +149,10 @@ class Vocabulary:
 
 
 def split(text: str) -> list[str]:
-    """Splits a text into words in small letters, signs that are no punctuation (an emoji) included."""
+    """Splits a text into words in small letters and pictographs, each an emoji; punctuation is left out."""
     text = re.sub("['\u2019]s\\b", "", text.lower())
-    return [one for one in re.findall(r"[^\W_]+|[^\w\s]", text) if unicodedata.category(one[0])[0] in "LNS"]
+    parts = re.findall(r"[^\W_]+|[^\w\s]", text)
+    return [one for one in parts if one[0].isalnum() or unicodedata.category(one) == "So"]
 
 
 def read(transformer: Path) -> Vocabulary | None:
