@@ -1,4 +1,4 @@
-"""Muon for matrices and convolutions beside AdamW for the rest; running averages, checkpoints, logs, processes.
+"""Muon for matrices and convolutions beside AdamW for the rest; averages, checkpoints, logs, processes.
 
 torch.optim.Muon takes matrices only; the autoencoder's weights are convolutions, and there Muon
 needs far fewer steps than AdamW, so it is written here for both.

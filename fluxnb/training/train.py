@@ -84,7 +84,7 @@ class Stages:
     threads: int
 
     def __call__(self, name: str, *commands: tuple[object, ...]) -> None:
-        """Run commands of Python (`-m` is put before each) beside one another, unless RUN/`name`.done is there.
+        """Run commands (`python -m` before each) beside one another, unless RUN/`name`.done is there.
 
         Raises:
             SystemExit: If a command fails, or if the mark is of other commands.
@@ -105,7 +105,7 @@ class Stages:
             subprocess.Popen([sys.executable, "-m", *map(str, command)], env=environment)
             for command in commands
         ]
-        if any([one.wait() for one in running]):
+        if max(one.wait() for one in running):
             raise SystemExit(f"the stage {name} failed; what it said is above")
         mark.write_text(told)
 
