@@ -105,7 +105,8 @@ class Stages:
             subprocess.Popen([sys.executable, "-m", *map(str, command)], env=environment)
             for command in commands
         ]
-        if max(one.wait() for one in running):
+        codes = [one.wait() for one in running]
+        if any(codes):
             raise SystemExit(f"the stage {name} failed; what it said is above")
         mark.write_text(told)
 
