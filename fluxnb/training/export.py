@@ -9,6 +9,7 @@ import argparse
 import shutil
 from pathlib import Path
 
+from fluxnb.training import vocabulary
 from fluxnb.training.captions import load_tokenizers
 from fluxnb.training.networks import TextEncoders, build_transformer, build_vae, save_folder
 from fluxnb.training.optim import load_checkpoint
@@ -38,6 +39,7 @@ def export(out: Path, to: Path) -> None:
     for name in ("tokenizer", "tokenizer_2"):
         shutil.rmtree(to / name)
         shutil.copytree(out / name, to / name)
+    vocabulary.write(to)
     index = to / "model_index.json"
     index.write_text(index.read_text().replace('"T5Tokenizer"', '"T5TokenizerFast"'))
 

@@ -1,4 +1,4 @@
-"""Muon beside AdamW, running averages of weights, checkpoints, logs, and processes that share a step.
+"""Muon for matrices and convolutions beside AdamW for the rest; averages, checkpoints, logs, processes.
 
 torch.optim.Muon takes matrices only; the autoencoder's weights are convolutions, and there Muon
 needs far fewer steps than AdamW, so it is written here for both.

@@ -84,7 +84,7 @@ class Stages:
     threads: int
 
     def __call__(self, name: str, *commands: tuple[object, ...]) -> None:
-        """Run modules with their arguments beside one another, unless RUN/`name`.done is there.
+        """Run commands (`python -m` before each) beside one another, unless RUN/`name`.done is there.
 
         Raises:
             SystemExit: If a command fails, or if the mark is of other commands.
