@@ -18,10 +18,11 @@ from pathlib import Path
 import mlx.core as mx
 from PIL import Image
 
-from fluxnb import backend, checks, flow, memory, texts
+from fluxnb import backend, checks, flow, interrupts, memory, texts
 from fluxnb.asked import tokens
 from fluxnb.checkpoints import native, store
 from fluxnb.checkpoints.networks import Networks, SwappedNetworks
+from fluxnb.checkpoints.vocabulary import Vocabulary
 from fluxnb.decoding import Decoding
 from fluxnb.diffusionkit import DiffusionKitCalls
 from fluxnb.drawing import draw
@@ -130,6 +131,11 @@ class FluxPipeline(Decoding, DiffusionKitCalls):
         """Numbers of double and of single blocks."""
         config = self.networks.configs.mmdit
         return config.depth, config.depth_single
+
+    @property
+    def vocabulary(self) -> Vocabulary | None:
+        """The words and sizes that the model was taught, `vocabulary.objects` and so on; None if unknown."""
+        return self.networks.vocabulary
 
     def encode_text(self, text: str, cfg_weight: float = 0.0, negative_text: str = "") -> TextEmbedding:
         """Encodes a text by both encoders.
@@ -240,11 +246,15 @@ class FluxPipeline(Decoding, DiffusionKitCalls):
         negative: TextEmbedding | None,
         hear: Callable[[Attend], Attend] | None = None,
     ) -> Step:
-        """Makes step `index` of a run from the latents before it, evaluated; `hear`: see `velocity_at`."""
+        """Makes step `index` of a run from the latents before it, evaluated; `hear`: see `velocity_at`.
+
+        Ctrl-C ends it, wherever in it that comes.
+        """
         start = time.perf_counter()
         sigma, sigma_next = settings.sigmas[index : index + 2]
-        velocity = self.velocity_at(index, latents, sigma, settings, text, negative, hear=hear)
-        mx.eval(velocity)
+        with interrupts.kept():
+            velocity = self.velocity_at(index, latents, sigma, settings, text, negative, hear=hear)
+            mx.eval(velocity)
         return Step(index, sigma, sigma_next, latents, velocity, time.perf_counter() - start)
 
     def noise(self, settings: Settings) -> mx.array:

@@ -16,7 +16,7 @@ from itertools import product
 import mlx.core as mx
 from PIL import Image
 
-from fluxnb import concepts, flow, given, memory, saved
+from fluxnb import advice, concepts, flow, given, memory, saved
 from fluxnb.checkpoints.catalog import DEMO
 from fluxnb.errors import FluxnbWarning, InputError
 from fluxnb.identity import identify
@@ -26,7 +26,6 @@ from fluxnb.run import Run
 from fluxnb.settings import fill_in, warn_of_no_effect
 from fluxnb.source import read
 from fluxnb.sweep import Sweep, several, sweep
-from fluxnb.texts import warn_of_texts
 from fluxnb.version import __version__
 
 
@@ -219,7 +218,7 @@ class FluxSession:
             memory.check(self.pipeline.networks, settings.latent_size)
             settings = replace(settings, seed=None)
         run = Run(self, settings, latents, text=text, source=source, probes=probes)
-        warn_of_texts(run.text, run.negative)
+        advice.warn(run.notes)
         return run
 
     def sweep(
@@ -279,8 +278,7 @@ class FluxSession:
         )
         warn_of_no_effect(self.pipeline.entry, wanted[0], guidance, negative_text)
         drawn = sweep(self, wanted, executor)
-        for run in {run.prompt: run for run in drawn}.values():
-            warn_of_texts(run.text, run.negative)
+        advice.warn(dict.fromkeys(note for run in drawn for note in run.notes))
         if drawn.complaint:
             warnings.warn(drawn.complaint, FluxnbWarning, stacklevel=2)
         return drawn

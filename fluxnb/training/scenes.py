@@ -41,6 +41,9 @@ OBJECTS = {
 }  # fmt: skip
 """Every word the demo model draws, with its sprite."""
 
+UNTAUGHT = {"dinosaur": "🦕"}
+"""What no scene of the training shows, for teaching it afterwards."""
+
 COLORS = {
     "red": (214, 60, 54), "orange": (240, 150, 60), "yellow": (244, 214, 90),
     "green": (96, 170, 92), "blue": (84, 140, 214), "purple": (140, 100, 190),
@@ -138,7 +141,7 @@ def sprite_image(name: str, side: int) -> Image.Image:
     """The sprite of an object, RGBA, its longer side `side` pixels, centred in a square box."""
     font = ImageFont.truetype(str(font_path()), SPRITE_POINTS)
     drawn = Image.new("RGBA", (160, 160), (0, 0, 0, 0))
-    ImageDraw.Draw(drawn).text((12, 12), OBJECTS[name], font=font, embedded_color=True)
+    ImageDraw.Draw(drawn).text((12, 12), (OBJECTS | UNTAUGHT)[name], font=font, embedded_color=True)
     cut = drawn.crop(drawn.getbbox())
     ratio = side / max(cut.size)
     cut = cut.resize((max(1, round(cut.width * ratio)), max(1, round(cut.height * ratio))), Image.LANCZOS)
