@@ -89,7 +89,7 @@ def judge_pictures(judge: Judge, pictures: np.ndarray) -> list[Verdict]:
 
 
 def verdict(chances: np.ndarray, boxes: np.ndarray, ground: str) -> Verdict:
-    """What one picture shows.
+    """What one picture shows: an object whose centre lies in the box of a more certain one is that one.
 
     Args:
         chances: Of each object in each cell (64, h, w).
@@ -103,8 +103,11 @@ def verdict(chances: np.ndarray, boxes: np.ndarray, ground: str) -> Verdict:
     found = [
         one for i in order[best[order] >= THERE] for one in _instances(OBJECTS[i], chances[i].ravel(), places)
     ]
-    found = sorted(found, key=lambda one: -one.chance)
-    return Verdict(tuple(OBJECTS[i] for i in order), tuple(found), ground)
+    kept: list[Found] = []
+    for one in sorted(found, key=lambda one: -one.chance):
+        if not any(other.covers(one.x, one.y) for other in kept):
+            kept.append(one)
+    return Verdict(tuple(OBJECTS[i] for i in order), tuple(kept), ground)
 
 
 def _instances(name: str, chances: np.ndarray, places: np.ndarray) -> list[Found]:

@@ -50,6 +50,10 @@ class Found:
     side: float
     chance: float
 
+    def covers(self, x: float, y: float) -> bool:
+        """Whether a point, in tokens, lies in its box."""
+        return max(abs(x - self.x), abs(y - self.y)) < self.side / 2
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
