@@ -16,6 +16,7 @@ Where to look for what:
                     texts.py          a text as the transformer reads it
                     source.py         a picture to start from
                     given.py          own latents and embeddings
+                    adapting.py       LoRA adapters beside the weights
                     drawing.py        the whole way at once, with what it took
                     decoding.py       latents to pictures and back
                     images.py         pictures to PNG, JPEG, WebP; heat maps

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -147,8 +148,14 @@ def sprite_image(name: str, side: int) -> Image.Image:
     return box
 
 
-def render(scene: Scene) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def render(
+    scene: Scene, draw: Callable[[str, int], Image.Image] = sprite_image
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Paint a scene.
+
+    Args:
+        scene: What to paint.
+        draw: The sprite of a name, RGBA, centred in a box of so many pixels a side.
 
     Returns:
         The picture, uint8 (height, width, 3), and a bool mask (height, width) of what is visible of
@@ -160,7 +167,7 @@ def render(scene: Scene) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     masks: dict[str, np.ndarray] = {}
     for sprite in scene.sprites:
         layer = Image.new("RGBA", (scene.width, scene.height), (0, 0, 0, 0))
-        layer.paste(sprite_image(sprite.name, sprite.side), (sprite.left, sprite.top))
+        layer.paste(draw(sprite.name, sprite.side), (sprite.left, sprite.top))
         pixels = np.asarray(layer, np.float64)
         alpha = pixels[..., 3:] / 255
         canvas = canvas * (1 - alpha) + pixels[..., :3] * alpha
