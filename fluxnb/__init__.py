@@ -17,6 +17,7 @@ Where to look for what:
                     advice.py         what to know before: lost texts, unknown words and sizes
                     source.py         a picture to start from
                     given.py          own latents and embeddings
+                    adapting.py       LoRA adapters beside the weights
                     drawing.py        the whole way at once, with what it took
                     decoding.py       latents to pictures and back
                     images.py         pictures to PNG, JPEG, WebP; heat maps

@@ -61,6 +61,7 @@ class DiffusionKitCalls:
             latent_size=latent_size,
             image=source,
             denoise=denoise,
+            adapters=self.adapters,
         )
         warn_of_no_effect(self.entry, settings, None, None, denoise)
         if self.vocabulary is not None:

@@ -84,11 +84,11 @@ def prepare(run: Run, first: int) -> Asked | None:
 
 
 def cut_blocks(run: Run, step: int) -> frozenset[int] | None:
-    """Returns the blocks that an intervention leaves out of a step; None if there is none that acts on it."""
+    """Returns the blocks that an intervention leaves out of a step; None for the model as it was measured."""
     owner, config = run.owner(step), run.session.pipeline.networks.configs.mmdit
     intervention = owner.settings.intervention
     if intervention is None or not intervention.acts_on(step):
-        return None
+        return frozenset() if owner.settings.adapters else None
     return intervention.at(step, tokens(owner.text, run.latent_size), config)[1]
 
 
@@ -173,7 +173,8 @@ def concepts(
     cuts = {i: cut_blocks(run, i) for i in steps}
     left = {i: present(numbers, cuts[i]) for i in steps}
     texts = [session.encode_concept(name) for name in names]
-    network = session.pipeline.networks.mmdit  # after the texts: it may drive out their encoder
+    # after the texts: it may drive out their encoder
+    network = session.pipeline.transformer(run.settings.adapters)
     weights = [
         np.array(concept_attention.shares(network, _image_side(run, i, left[i]), texts)) for i in steps
     ]  # each (concepts, h*w), evaluated, so that it holds on to no image side
@@ -193,7 +194,7 @@ def _image_side(run: Run, step: int, blocks: tuple[int, ...]) -> concept_attenti
     def make() -> concept_attention.ImageSide:
         keeper = concept_attention.Keeper(blocks, owner.text.txt.shape[1])
         repeat(run, step, keeper.around)
-        network = run.session.pipeline.networks.mmdit
+        network = run.session.pipeline.transformer(owner.settings.adapters)
         return keeper.result(network, record.sigma, owner.guidance)
 
     return run.session.image_sides.get((record, blocks), make)

@@ -19,8 +19,10 @@ import mlx.core as mx
 from PIL import Image
 
 from fluxnb import backend, checks, flow, interrupts, memory, texts
+from fluxnb.adapting import Adapting
 from fluxnb.asked import tokens
 from fluxnb.checkpoints import native, store
+from fluxnb.checkpoints.adapters import Use
 from fluxnb.checkpoints.networks import Networks, SwappedNetworks
 from fluxnb.checkpoints.vocabulary import Vocabulary
 from fluxnb.decoding import Decoding
@@ -37,7 +39,7 @@ from fluxnb.texts import TextEmbedding
 TEXTS_KEPT = 8  # embeddings in low memory mode; 8 MB each for FLUX.1-dev
 
 
-class FluxPipeline(Decoding, DiffusionKitCalls):
+class FluxPipeline(Adapting, Decoding, DiffusionKitCalls):
     """FLUX.1, loaded and ready; all its arrays are evaluated, so any thread may call it, one at a time.
 
     Args:
@@ -115,9 +117,13 @@ class FluxPipeline(Decoding, DiffusionKitCalls):
             The folder.
 
         Raises:
-            InputError: if something else is there, or it cannot be written.
+            InputError: if something else is there, it cannot be written, or adapters are in use.
             FluxnbError: if the disk fails or is full; what was there before is still there.
         """
+        if self.adapters:
+            raise InputError(
+                "adapters are in use, which stay files of their own; unload_lora_weights(), then save"
+            )
         folder = Path(os.path.expanduser(path))
         native.write(folder, self.networks, self.entry, overwrite)
         return folder
@@ -167,6 +173,7 @@ class FluxPipeline(Decoding, DiffusionKitCalls):
         cfg_weight: float = 0.0,
         attend: Attend = attention,
         without: frozenset[int] = frozenset(),
+        adapters: tuple[Use, ...] | None = None,
     ) -> mx.array:
         """Returns the direction from picture to noise at `latents`, not evaluated.
 
@@ -179,21 +186,22 @@ class FluxPipeline(Decoding, DiffusionKitCalls):
             cfg_weight: How far.
             attend: Attention of the first pass; the second keeps the default.
             without: Numbers of blocks that the first pass leaves out; the second has them all.
+            adapters: Of both passes; None for those of the pipeline.
 
         Returns:
             (1, H, W, C), float32.
         """
-        positive = self._pass(latents, sigma, text, guidance, attend, without)
+        network = self.transformer(adapters)
+        positive = self._pass(mmdit.without(network, without), latents, sigma, text, guidance, attend)
         if negative is None:
             return positive
         with backend.beside(self.networks.configs.mmdit.width):
-            other = self._pass(latents, sigma, negative, guidance, attention)
+            other = self._pass(network, latents, sigma, negative, guidance, attention)
         return other + cfg_weight * (positive - other)
 
-    def _pass(self, latents, sigma, text, guidance, attend, without=frozenset()) -> mx.array:
-        """Runs the transformer once."""
+    def _pass(self, network, latents, sigma, text, guidance, attend) -> mx.array:
+        """Runs a transformer once."""
         size = latents.shape[1:3]
-        network = mmdit.without(self.networks.mmdit, without)
         velocity = network(
             flow.pack(latents).astype(self.networks.dtype),
             text.txt,
@@ -235,7 +243,8 @@ class FluxPipeline(Decoding, DiffusionKitCalls):
             attend, without = settings.intervention.at(index, tokens(text, latents.shape[1:3]), config)
         attend = attend or attention
         cfg = settings.guidance, negative, settings.cfg_weight
-        return self.velocity(latents, sigma, text, *cfg, hear(attend) if hear else attend, without)
+        attend = hear(attend) if hear else attend
+        return self.velocity(latents, sigma, text, *cfg, attend, without, settings.adapters)
 
     def step(
         self,
@@ -342,6 +351,7 @@ class FluxPipeline(Decoding, DiffusionKitCalls):
             latent_size=latent_size,
             image=source,
             denoise=denoise,
+            adapters=self.adapters,
         )
         warn_of_no_effect(self.entry, settings, guidance, negative_text, denoise)
         return draw(self, settings, source, verbose)

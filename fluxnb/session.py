@@ -207,6 +207,7 @@ class FluxSession:
             latent_size=latent_size,
             image=source,
             denoise=denoise,
+            adapters=self.pipeline.adapters,
         )
         warn_of_no_effect(self.pipeline.entry, settings, guidance, negative_text, denoise)
         if text is not None:
@@ -273,6 +274,7 @@ class FluxSession:
                 cfg_weight=cfg_weight,
                 negative_text=negative_text,
                 latent_size=latent_size,
+                adapters=self.pipeline.adapters,
             )
             for prompt, shift, seed in product(*axes)
         )

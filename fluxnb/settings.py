@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 from fluxnb import checks, flow
+from fluxnb.checkpoints.adapters import Use
 from fluxnb.checkpoints.catalog import Entry
 from fluxnb.errors import FluxnbWarning, InputError
 from fluxnb.interventions import Intervention, expect
@@ -38,6 +39,7 @@ class Settings:
         denoise: How much of that picture is drawn anew, above 0 and at most 1; 1 without one.
         embedding: Digest of an own embedding (`given.digest`) that stands for the prompt, or None.
         intervention: Holds from the fork on that brought it; None for the network as it is.
+        adapters: LoRA adapters beside the model's weights, see `FluxPipeline.load_lora_weights`.
     """
 
     prompt: str
@@ -52,6 +54,7 @@ class Settings:
     denoise: float = 1.0
     embedding: str | None = None
     intervention: Intervention | None = None
+    adapters: tuple[Use, ...] = ()
 
     @property
     def num_steps(self) -> int:
@@ -78,6 +81,7 @@ def fill_in(
     latent_size: tuple[int, int] | None = None,
     image: Source | None = None,
     denoise: float = 1.0,
+    adapters: tuple[Use, ...] = (),
 ) -> Settings:
     """Checks the arguments of a run; what is None becomes the model's default.
 
@@ -95,6 +99,7 @@ def fill_in(
         image: Picture to start from; without `latent_size` it gives the size, see `Source.latent_size`.
         denoise: How much of it to draw anew, above 0 and at most 1: of `num_steps` steps it leaves out the
             first `flow.skipped_steps`.
+        adapters: Of the pipeline.
 
     Raises:
         InputError: if one of them is none that can be drawn with.
@@ -117,7 +122,9 @@ def fill_in(
         guidance = checks.number("guidance", guidance, low=0)
     if guidance is None or entry.guidance is None:
         guidance = entry.guidance
-    settings = Settings(prompt, negative_text, seed, sigmas, shift, guidance, weight, size)
+    settings = Settings(
+        prompt, negative_text, seed, sigmas, shift, guidance, weight, size, adapters=adapters
+    )
     return settings if image is None else replace(settings, image=image.digest, denoise=denoise)
 
 
@@ -188,6 +195,8 @@ def to_tree(settings: Settings) -> dict:
     tree = asdict(replace(settings, intervention=None))
     if settings.intervention is not None:
         tree["intervention"] = settings.intervention.to_json()
+    if not settings.adapters:
+        del tree["adapters"]  # as files had it before there were any
     return tree
 
 
@@ -199,6 +208,7 @@ def from_tree(tree: object) -> Settings:
     """
     if not isinstance(tree, dict):
         raise InputError(f"the settings are a {type(tree).__name__}, which holds none")
+    tree = {"adapters": []} | tree
     names = {part.name for part in fields(Settings)}
     for fault, wrong in (("lack", names - set(tree)), ("have an unknown", set(tree) - names)):
         if wrong:
@@ -216,6 +226,16 @@ def from_tree(tree: object) -> Settings:
         denoise=checks.number("denoise", tree["denoise"], above=0, high=1),
         embedding=checks.optional(checks.digest, "embedding", tree["embedding"]),
         intervention=checks.optional(lambda _, text: Intervention.from_json(text), "", tree["intervention"]),
+        adapters=tuple(_use(**use) for use in tree["adapters"]),
+    )
+
+
+def _use(name: object, digest: object, scale: object) -> Use:
+    """Checks an adapter that comes from a file."""
+    return Use(
+        checks.label("an adapter's name", name),
+        checks.digest("an adapter", digest),
+        checks.number("an adapter's scale", scale),
     )
 
 

@@ -208,6 +208,8 @@ def _arguments(session: FluxSession) -> Arguments:
             f"{session.pipeline!r} was made of networks in memory, which no worker can load; "
             "leave executor out, or load the model by its name or folder"
         )
+    if session.pipeline.adapters:
+        raise InputError("workers load no adapters; leave executor out, or unload_lora_weights()")
     paths = {name: os.path.abspath(known[name]) for name in PATHS if lies_here(known[name])}
     return tuple((known | paths).items())
 

@@ -22,7 +22,7 @@ FLOORS = (
     ("concepts", "asked"),
     ("settings", "trajectory"),
     ("recipe", "advice"),
-    ("decoding", "given"),
+    ("adapting", "decoding", "given"),
     ("memory",),
     ("drawing",),
     ("diffusionkit",),

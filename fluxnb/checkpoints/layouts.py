@@ -136,6 +136,16 @@ def plan(table: Table, targets: Iterable[str], names: Collection[str], origin: s
     return tuple(parts)
 
 
+def part(table: Table, target: str) -> Part:
+    """Tells what a parameter is made of, by its rule alone.
+
+    Raises:
+        LookupError: the layout has no such parameter.
+    """
+    rule, stars = _rule(table, target)
+    return Part(target, tuple(_fill(source, stars) for source in rule.sources), (), rule.transform)
+
+
 def shape(part: Part, arrays: Mapping[str, mx.array]) -> tuple[int, ...] | None:
     """Tells the shape that a parameter would have, without reading it; None if it cannot be made."""
     try:

@@ -15,6 +15,7 @@ from fluxnb import checks, disk
 from fluxnb.errors import FluxnbWarning, InputError
 
 if TYPE_CHECKING:
+    from fluxnb.checkpoints.adapters import Use
     from fluxnb.checkpoints.catalog import Entry
     from fluxnb.recipe import Recipe
     from fluxnb.settings import Settings
@@ -24,7 +25,7 @@ DEMO = "fluxnb/demo"
 DENOISE = 0.6  # if a picture is given: diffusers' own, keeps the composition
 IN_RECIPE = (
     "steps", "seed", "height", "width", "cfg", "negative_prompt", "guidance", "shift", "denoise", "revision",
-    "quantize", "w16", "a16",
+    "quantize", "w16", "a16", "lora_scales",
 )  # fmt: skip
 """Flags that a recipe answers."""
 
@@ -77,6 +78,8 @@ def register(commands: argparse._SubParsersAction) -> None:
         default=None,
         help="keep all networks in memory at once; the demo model always does",
     )
+    add("--lora-paths", nargs="+", default=[], metavar="FILE", help="LoRA adapters to draw with")
+    add("--lora-scales", nargs="+", type=float, metavar="S", help="the strength of each (default: 1)")
     add("--preload-models", action="store_true", help="read the text encoders before all else")
 
     output = parser.add_argument_group("the output")
@@ -102,6 +105,7 @@ def _run(chosen: argparse.Namespace) -> int:
     from fluxnb import images, recipe, source
     from fluxnb.pipeline import FluxPipeline
 
+    scales = _scales(chosen)
     is_png = images.form_of(chosen.output_path) == "png"
     if chosen.metadata and not is_png:
         raise InputError(
@@ -119,7 +123,13 @@ def _run(chosen: argparse.Namespace) -> int:
     if chosen.low_memory_mode is not None or chosen.benchmark_mode:
         loading["low_memory_mode"] = False
     pipeline = FluxPipeline(**loading)
-    settings = _settings(chosen, pipeline.entry, start) if again is None else again.settings
+    for path, scale in zip(chosen.lora_paths, scales, strict=True):
+        pipeline.load_lora_weights(path, scale=scale)
+    if again is None:
+        settings = replace(_settings(chosen, pipeline.entry, start), adapters=pipeline.adapters)
+    else:
+        settings = again.settings
+        _check_adapters(chosen, settings, pipeline.adapters)
 
     if chosen.preload_models or chosen.benchmark_mode:
         pipeline.ensure_models_are_loaded()
@@ -133,6 +143,30 @@ def _run(chosen: argparse.Namespace) -> int:
     print(_summary(log, chosen.verbose or chosen.benchmark_mode), file=sys.stderr)
     print(chosen.output_path)
     return 0
+
+
+def _scales(chosen: argparse.Namespace) -> list[float]:
+    """Gives the strength of each adapter."""
+    paths = chosen.lora_paths
+    if chosen.lora_scales is None:
+        return [1.0] * len(paths)
+    if len(chosen.lora_scales) != len(paths):
+        raise InputError(
+            f"--lora-scales has {len(chosen.lora_scales)} strengths for {len(paths)} adapters in --lora-paths;"
+            " give one for each"
+        )
+    return [checks.number("--lora-scales", scale) for scale in chosen.lora_scales]
+
+
+def _check_adapters(chosen: argparse.Namespace, settings: Settings, adapters: tuple[Use, ...]) -> None:
+    """Refuses to draw a recipe with other adapters than its own; a recipe opens no files by itself."""
+    wanted, given = ({use.digest: use.name for use in uses} for uses in (settings.adapters, adapters))
+    if wanted.keys() - given.keys():
+        names = ", ".join(map(repr, wanted.values()))
+        raise InputError(f"{chosen.recipe} was drawn with the adapters {names}; name them: --lora-paths FILE")
+    if given.keys() - wanted.keys():
+        name = next(name for digest, name in given.items() if digest not in wanted)
+        raise InputError(f"{chosen.recipe} was drawn without the adapter {name!r}; leave it out")
 
 
 def _check(chosen: argparse.Namespace) -> None:

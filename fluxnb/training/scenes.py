@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -40,9 +41,6 @@ OBJECTS = {
     "snowman": "⛄", "sun": "🌞", "pumpkin": "🎃",
 }  # fmt: skip
 """Every word the demo model draws, with its sprite."""
-
-UNTAUGHT = {"dinosaur": "🦕"}
-"""What no scene of the training shows, for teaching it afterwards."""
 
 COLORS = {
     "red": (214, 60, 54), "orange": (240, 150, 60), "yellow": (244, 214, 90),
@@ -141,7 +139,7 @@ def sprite_image(name: str, side: int) -> Image.Image:
     """The sprite of an object, RGBA, its longer side `side` pixels, centred in a square box."""
     font = ImageFont.truetype(str(font_path()), SPRITE_POINTS)
     drawn = Image.new("RGBA", (160, 160), (0, 0, 0, 0))
-    ImageDraw.Draw(drawn).text((12, 12), (OBJECTS | UNTAUGHT)[name], font=font, embedded_color=True)
+    ImageDraw.Draw(drawn).text((12, 12), OBJECTS[name], font=font, embedded_color=True)
     cut = drawn.crop(drawn.getbbox())
     ratio = side / max(cut.size)
     cut = cut.resize((max(1, round(cut.width * ratio)), max(1, round(cut.height * ratio))), Image.LANCZOS)
@@ -150,8 +148,14 @@ def sprite_image(name: str, side: int) -> Image.Image:
     return box
 
 
-def render(scene: Scene) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def render(
+    scene: Scene, draw: Callable[[str, int], Image.Image] = sprite_image
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Paint a scene.
+
+    Args:
+        scene: What to paint.
+        draw: The sprite of a name, RGBA, centred in a box of so many pixels a side.
 
     Returns:
         The picture, uint8 (height, width, 3), and a bool mask (height, width) of what is visible of
@@ -163,7 +167,7 @@ def render(scene: Scene) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     masks: dict[str, np.ndarray] = {}
     for sprite in scene.sprites:
         layer = Image.new("RGBA", (scene.width, scene.height), (0, 0, 0, 0))
-        layer.paste(sprite_image(sprite.name, sprite.side), (sprite.left, sprite.top))
+        layer.paste(draw(sprite.name, sprite.side), (sprite.left, sprite.top))
         pixels = np.asarray(layer, np.float64)
         alpha = pixels[..., 3:] / 255
         canvas = canvas * (1 - alpha) + pixels[..., :3] * alpha

@@ -1,0 +1,302 @@
+"""Teach a model a new thing from a handful of pictures: LoRA in MLX, on the networks that draw.
+
+    from fluxnb.training.finetune import finetune
+
+    adapter = finetune(pipeline, pictures, captions, keep=["a cat on a blue background", ...])
+    pipeline.load_lora_weights(adapter)
+
+    python -m fluxnb.training.finetune --pictures FOLDER --to FILE.safetensors --keep KEEP.txt
+
+where FOLDER holds pictures, and beside each its caption: dragon-1.png and dragon-1.txt; KEEP.txt holds a
+caption a line. Needs neither torch nor anything else beside fluxnb.
+
+The loss is that of rectified flow, |v(x_t, t, caption) - (noise - picture)|^2, with sigma = sigmoid(normal);
+text encoders and autoencoder stay as they are. Part of each batch are moments of pictures that the model drew
+itself, before, from `keep`: there it shall say the same velocity as it did, so that it forgets less (prior
+preservation, arXiv 2208.12242, with the model's velocities in place of its pictures).
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.optimizers as optim
+import numpy as np
+
+from fluxnb import FluxPipeline, checks, flow, source
+from fluxnb.checkpoints.adapters import Adapter, combine, places
+from fluxnb.errors import InputError
+from fluxnb.model.lora import LowRank, changed
+from fluxnb.model.mmdit import MMDiT
+from fluxnb.settings import default_shift
+from fluxnb.texts import TextEmbedding
+
+MATRICES = ("attn", "ff", "ff_context", "proj_mlp", "proj_out")
+"""What is changed in each block: parts of diffusers' names."""
+
+NO_CAPTION = 0.1  # share of pictures that are shown without caption, for CFG
+KEPT_STEPS = 8  # of the pictures that the model draws before
+WARM_UP = 10  # steps until the learning rate is reached; from there it falls to 0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A step of training as it happened.
+
+    Attributes:
+        index: From 0.
+        loss: Mean square of a number of the velocity.
+        seconds: Since the beginning.
+    """
+
+    index: int
+    loss: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Moments:
+    """States of pictures on their way, and the velocity that the model should say there.
+
+    Attributes:
+        latents: (B, H, W, C)
+        sigmas: (B,)
+        velocity: (B, H, W, C)
+        texts: Of each, B of them.
+    """
+
+    latents: mx.array
+    sigmas: mx.array
+    velocity: mx.array
+    texts: tuple[TextEmbedding, ...]
+
+
+def finetune(
+    pipeline: FluxPipeline,
+    pictures: Sequence[object],
+    captions: Sequence[str],
+    *,
+    keep: Sequence[str] = (),
+    name: str = "adapter",
+    rank: int = 8,
+    steps: int = 300,
+    batch: int = 8,
+    learning_rate: float = 2e-3,
+    seed: int = 0,
+    on_step: Callable[[Progress], object] | None = None,
+) -> Adapter:
+    """Trains an adapter; the pipeline is left as it is, and its own adapters do not count.
+
+    Ctrl-C, or the stop button of a notebook, ends the training: what was learnt until then is returned.
+
+    Args:
+        pipeline: Of any FLUX.1, quantised or not.
+        pictures: At least one, as `fluxnb.source.read` takes it; drawn at the model's own size.
+        captions: One for each. The new thing needs a word whose tokens the model knows.
+        keep: Captions of what it shall draw as before: half of each batch are moments of such pictures.
+        name: Of the adapter.
+        rank: Of the changes, at least 1.
+        steps: At least 1.
+        batch: Moments in a step, at least 1; 2 with `keep`.
+        learning_rate: Of AdamW, after a short rise; it falls to 0 by the last step.
+        seed: Of all that is random: the same bits again on the same machine.
+        on_step: Called after each step.
+
+    Raises:
+        InputError: if an argument is none that can be trained with.
+    """
+    captions, keep = checks.several("captions", captions, str), checks.several("keep", keep, str)
+    if not len(pictures) or len(pictures) != len(captions):
+        raise InputError(
+            f"there are {len(pictures)} pictures and {len(captions)} captions; give one for each"
+        )
+    for what, value in (("rank", rank), ("steps", steps), ("batch", batch)):
+        checks.whole(what, value, low=2 if what == "batch" and keep else 1)
+    learning_rate = checks.number("learning_rate", learning_rate, above=0)
+    rng = np.random.default_rng(checks.whole("seed", seed, 0))
+
+    start = time.perf_counter()
+    words = {text: pipeline.encode_text(text) for text in dict.fromkeys(["", *captions, *keep])}
+    size = pipeline.entry.latent_size
+    clean = mx.concatenate([pipeline.encode(source.read(picture), size) for picture in pictures])
+    kept = _drawn(pipeline, [words[text] for text in keep], seed, batch) if keep else None
+    mx.eval(clean, kept and (kept.latents, kept.velocity))
+
+    config, network = pipeline.networks.configs.mmdit, pipeline.networks.mmdit
+    guidance, dtype = pipeline.entry.guidance, pipeline.networks.dtype
+    layers = _first(config, rank, rng)
+
+    def loss(layers: dict[str, dict[str, mx.array]], moments: Moments) -> mx.array:
+        changes = combine(config, [({name: LowRank(**one) for name, one in layers.items()}, 1.0)])
+        there = moments.latents, moments.sigmas, moments.texts
+        said = _velocity(changed(network, changes), *there, guidance, dtype)
+        return mx.mean((said - moments.velocity) ** 2)
+
+    rise = min(WARM_UP, steps // 2)
+    rates = [optim.cosine_decay(learning_rate, steps - rise)]
+    if rise:
+        rates = [optim.linear_schedule(0, learning_rate, rise), *rates]
+    optimizer = optim.AdamW(rates[0] if not rise else optim.join_schedules(rates, [rise]), weight_decay=0.0)
+    loss_and_slope = mx.value_and_grad(loss)
+    old = batch // 2 if keep else 0
+    losses = []
+    try:
+        for index in range(steps):
+            moments = _new(rng, clean, [words[text] for text in captions], words[""], batch - old)
+            if old:
+                moments = _joined([moments, _some(kept, rng.integers(len(kept.texts), size=old))])
+            value, slope = loss_and_slope(layers, moments)
+            better = optimizer.apply_gradients(slope, layers)
+            mx.eval(better, optimizer.state, value)
+            layers = better  # the only change there is: an interrupt before it loses one step
+            losses.append(value.item())
+            if on_step is not None:
+                on_step(Progress(index, losses[-1], time.perf_counter() - start))
+    except KeyboardInterrupt:
+        pass  # the length of the losses says so
+    return Adapter(name, {name: LowRank(**one) for name, one in layers.items()}, tuple(losses))
+
+
+def _first(config, rank: int, rng: np.random.Generator) -> dict[str, dict[str, mx.array]]:
+    """Gives the matrices to begin with: `down` uniform as PEFT has it, `up` zero, so that nothing changes."""
+    layers = {}
+    for place in places(config):
+        for source_name, rows in zip(place.sources, place.rows, strict=True):
+            parts = source_name.split(".")
+            if "blocks" in parts[0] and set(parts) & set(MATRICES):
+                bound = place.columns**-0.5
+                down = rng.uniform(-bound, bound, (rank, place.columns)).astype(np.float32)
+                layers[source_name] = {"down": mx.array(down), "up": mx.zeros((rows, rank))}
+    return layers
+
+
+def _velocity(
+    network: MMDiT,
+    latents: mx.array,
+    sigmas: mx.array,
+    texts: Sequence[TextEmbedding],
+    guidance: float | None,
+    dtype: mx.Dtype,
+) -> mx.array:
+    """Returns what a network says at latents (B, H, W, C), each with its sigma and text; float32."""
+    count, *size = latents.shape[:3]
+    txt = mx.concatenate([text.txt for text in texts])
+    said = network(
+        flow.pack(latents).astype(dtype),
+        txt,
+        mx.concatenate([text.vec for text in texts]),
+        sigmas,
+        None if guidance is None else mx.full((count,), guidance),
+        img_ids=flow.image_ids(size),
+        txt_ids=mx.zeros((txt.shape[1], 3)),
+    )
+    return flow.unpack(said, size).astype(mx.float32)
+
+
+def _new(
+    rng: np.random.Generator,
+    clean: mx.array,
+    texts: Sequence[TextEmbedding],
+    nothing: TextEmbedding,
+    count: int,
+) -> Moments:
+    """Takes some of the pictures, each at a noise level."""
+    chosen = rng.integers(len(texts), size=count)
+    sigmas = mx.array(1 / (1 + np.exp(-rng.standard_normal(count))), dtype=mx.float32)
+    latents = clean[mx.array(chosen)]
+    noise = mx.array(rng.standard_normal(latents.shape, dtype=np.float32))
+    share = sigmas[:, None, None, None]
+    shown = [nothing if rng.random() < NO_CAPTION else texts[i] for i in chosen]
+    return Moments((1 - share) * latents + share * noise, sigmas, noise - latents, tuple(shown))
+
+
+def _drawn(pipeline: FluxPipeline, texts: Sequence[TextEmbedding], seed: int, batch: int) -> Moments:
+    """Draws a picture of each text, and keeps every step: what the model says, where it says it."""
+    entry, channels = pipeline.entry, pipeline.networks.configs.vae.latent_channels
+    sigmas = flow.schedule(KEPT_STEPS, default_shift(entry, entry.latent_size))
+    steps = []
+    for first in range(0, len(texts), batch):
+        some = tuple(texts[first : first + batch])
+        latents = [flow.noise(seed + first + i, entry.latent_size, channels) for i in range(len(some))]
+        x = mx.concatenate(latents)
+        for sigma, sigma_next in pairwise(sigmas):
+            here = mx.full((len(some),), sigma)
+            said = _velocity(pipeline.networks.mmdit, x, here, some, entry.guidance, pipeline.networks.dtype)
+            mx.eval(said)
+            steps.append(Moments(x, here, said, some))
+            x = x + (sigma_next - sigma) * said
+    return _joined(steps)
+
+
+def _some(moments: Moments, chosen: np.ndarray) -> Moments:
+    """Takes some of many moments."""
+    rows = mx.array(chosen)
+    return Moments(
+        moments.latents[rows],
+        moments.sigmas[rows],
+        moments.velocity[rows],
+        tuple(moments.texts[i] for i in chosen),
+    )
+
+
+def _joined(several: Sequence[Moments]) -> Moments:
+    """Puts moments together."""
+    latents, sigmas, velocity = (
+        mx.concatenate([getattr(one, part) for one in several]) for part in ("latents", "sigmas", "velocity")
+    )
+    return Moments(latents, sigmas, velocity, sum((one.texts for one in several), ()))
+
+
+def _pictures(folder: Path) -> tuple[list[Path], list[str]]:
+    """Finds the pictures of a folder, and their captions."""
+    captions = sorted(folder.glob("*.txt")) if folder.is_dir() else []
+    pictures = []
+    for caption in captions:
+        named = [path for path in sorted(folder.glob(f"{caption.stem}.*")) if path != caption]
+        if len(named) != 1:
+            raise InputError(f"{caption} is the caption of {len(named)} pictures; put one beside it")
+        pictures += named
+    if not pictures:
+        raise InputError(f"{folder} holds no captions; put a dragon-1.txt beside each dragon-1.png")
+    return pictures, [path.read_text(encoding="utf-8").strip() for path in captions]
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--pictures", type=Path, required=True, help="folder of pictures and captions")
+    parser.add_argument("--to", type=Path, required=True, help="file that ends in .safetensors, or folder")
+    parser.add_argument("--keep", type=Path, help="file of captions, one a line, of what is not forgotten")
+    parser.add_argument("--model-version", default="fluxnb/demo", help="name or path of the model")
+    parser.add_argument("--rank", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    pictures, captions = _pictures(args.pictures)
+    keep = args.keep.read_text(encoding="utf-8").splitlines() if args.keep else []
+    adapter = finetune(
+        FluxPipeline(args.model_version),
+        pictures,
+        captions,
+        keep=[line for line in keep if line.strip()],
+        name=args.to.stem,
+        on_step=lambda step: (
+            step.index % 10 or print(f"step {step.index}: {step.loss:.4f}, {step.seconds:.0f} s", flush=True)
+        ),
+        **{key: getattr(args, key) for key in ("rank", "steps", "batch", "learning_rate", "seed")},
+    )
+    print(adapter.save(args.to))
+
+
+if __name__ == "__main__":
+    main()
