@@ -24,6 +24,7 @@ from fluxnb.asked import tokens
 from fluxnb.checkpoints import native, store
 from fluxnb.checkpoints.adapters import Use
 from fluxnb.checkpoints.networks import Networks, SwappedNetworks
+from fluxnb.checkpoints.sources import PACKAGE
 from fluxnb.checkpoints.vocabulary import Vocabulary
 from fluxnb.decoding import Decoding
 from fluxnb.diffusionkit import DiffusionKitCalls
@@ -87,6 +88,8 @@ class FluxPipeline(Adapting, Decoding, DiffusionKitCalls):
         options |= {"local_ckpt": local_ckpt, "revision": revision}
         self._take(store.load(model_version, **options), shift)
         self.arguments = {"model_version": model_version, "shift": shift, **options}
+        if self.entry.adapter is not None:
+            self.load_lora_weights(PACKAGE / self.entry.adapter, adapter_name=self.entry.adapter)
         if preview is not None:
             self.load_preview(preview)
 

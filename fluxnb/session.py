@@ -17,7 +17,7 @@ import mlx.core as mx
 from PIL import Image
 
 from fluxnb import advice, concepts, flow, given, memory, saved
-from fluxnb.checkpoints.catalog import DEMO
+from fluxnb.checkpoints.catalog import DEMO, DEMO_SCHNELL
 from fluxnb.errors import FluxnbWarning, InputError
 from fluxnb.identity import identify
 from fluxnb.pipeline import FluxPipeline
@@ -79,8 +79,8 @@ class FluxSession:
         """Opens a run that `Run.save` wrote: the same latents bit for bit, on any machine.
 
         `session.open(path)` decodes and goes on with the model at hand, `FluxSession.open(path)` with the
-        demo model, if that drew the run; no other model is loaded. `fluxnb.saved.read(path)` gives steps,
-        settings and latents without any.
+        demo model or its sibling, if that drew the run; no other model is loaded. `fluxnb.saved.read(path)`
+        gives steps, settings and latents without any.
 
         Warns if the run was drawn by other weights than those at hand, whose pictures are others, or with
         other versions of fluxnb or MLX, with which steps made again may differ in the last bits.
@@ -95,12 +95,14 @@ class FluxSession:
         """
         held = saved.read(path)
         if session is None:
-            if held.model.name != DEMO.name:
+            packed = (DEMO.name, DEMO_SCHNELL.name)
+            if held.model.name not in packed:
                 raise InputError(
-                    f"{path} was drawn by {held.model}, and opening a run loads no model but {DEMO.name}; "
+                    f"{path} was drawn by {held.model}, and opening a run loads no model but "
+                    f"{' and '.join(packed)}; "
                     "load it and call session.open(path), or look at fluxnb.saved.read(path) without"
                 )
-            session = FluxSession.from_pretrained(DEMO.name)
+            session = FluxSession.from_pretrained(held.model.name)
         return session.resume(held, str(path))
 
     def resume(self, held: saved.Saved, origin: str = "the run") -> Run:

@@ -1,4 +1,4 @@
-"""What the judge says of pictures of prompts: shares of right ones, for other prompts and ways to draw too."""
+"""What the judge says of pictures of prompts: shares of right ones, for several ways to draw."""
 
 from __future__ import annotations
 
