@@ -14,8 +14,6 @@ from tqdm.auto import tqdm
 
 from fluxnb.pipeline import FluxPipeline
 
-CHUNK = 4  # orders that a worker takes at once
-
 
 @dataclass(frozen=True, slots=True)
 class Order:
@@ -53,28 +51,28 @@ def draw_with(pipeline: FluxPipeline, order: Order) -> np.ndarray:
 
 
 @contextmanager
-def workers(checkpoint: str, processes: int) -> Iterator[Draw]:
+def workers(checkpoint: str | None, processes: int) -> Iterator[Draw]:
     """Start processes that draw.
 
     Args:
-        checkpoint: Folder in the place of the demo model.
+        checkpoint: Folder in the place of the demo model, or None.
         processes: How many, at least 1.
     """
     with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
 
         def draw(orders: Sequence[Order]) -> np.ndarray:
-            pictures = pool.map(partial(_draw, checkpoint), orders, chunksize=CHUNK)
+            pictures = pool.map(partial(_draw, checkpoint), orders)
             return np.stack(list(tqdm(pictures, total=len(orders), leave=False)))
 
         yield draw
 
 
 @cache
-def _pipeline(checkpoint: str) -> FluxPipeline:
+def _pipeline(checkpoint: str | None) -> FluxPipeline:
     """The pipeline of a process."""
     return FluxPipeline(local_ckpt=checkpoint)
 
 
-def _draw(checkpoint: str, order: Order) -> np.ndarray:
+def _draw(checkpoint: str | None, order: Order) -> np.ndarray:
     """What a worker does."""
     return draw_with(_pipeline(checkpoint), order)

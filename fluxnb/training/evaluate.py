@@ -57,7 +57,7 @@ def measure(
 
     examiner = Examiner(draw, model)
     tell(judged(model, reference))
-    tell(autoencoder(pipeline, of(0.1)))
+    tell(autoencoder(pipeline, model, of(0.1)))
     singles, pairs = (examiner.ask(prompts.seen(of(0.5), share, i)) for i, share in enumerate((0, 1)))
     usual = singles.and_then(pairs)
     tell(pictures_of(usual, examiner.ask(prompts.twins(of(0.1)))))
@@ -99,28 +99,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--checkpoint", type=Path, default=DEMO_FOLDER)
+    parser.add_argument("--checkpoint", type=Path, help="folder in the place of the demo model")
     parser.add_argument("--judge", type=Path, default=judge.WEIGHTS)
     parser.add_argument("--prompts", type=int, default=1000, help="other sets are shares of it")
     parser.add_argument("--processes", type=int, default=2, help="that draw")
     parser.add_argument("--only", choices=("costs", "pictures", "maps"), help="one part of the three")
     parser.add_argument("--table", type=Path, help="file for the figures: Markdown, or JSON if it ends so")
     parser.add_argument("--scenes", type=int, default=200, help="for the maps")
-    parser.add_argument("--to", type=Path, help="where all figures of the maps go, CHECKPOINT/trust.json")
+    parser.add_argument(
+        "--to", type=Path, help="where all figures of the maps go, by default trust.json in the folder"
+    )
     args = parser.parse_args()
-    pipeline = FluxPipeline(local_ckpt=str(args.checkpoint))
+    checkpoint, folder = args.checkpoint and str(args.checkpoint), args.checkpoint or DEMO_FOLDER
+    pipeline = FluxPipeline(local_ckpt=checkpoint)
     made, notes = [], []
     if args.only in (None, "costs"):
-        made += costs(pipeline, args.checkpoint)
+        made += costs(pipeline, folder)
         show(made)
     torch.set_num_threads(1)
     if args.only in (None, "pictures"):
-        with workers(str(args.checkpoint), args.processes) as draw:
+        with workers(checkpoint, args.processes) as draw:
             found, missed = measure(pipeline, draw, judge.load(args.judge), args.prompts)
         made, notes = made + found, [missed]
     if args.only in (None, "maps"):
         results = trust.measure(pipeline, args.scenes)
-        trust.write(results, args.to or args.checkpoint / RESULTS.name)
+        trust.write(results, args.to or folder / RESULTS.name)
         show(maps(results))
         made += maps(results)
     if args.table:

@@ -1,4 +1,4 @@
-"""What the judge says of pictures of prompts: shares of right ones, for several ways to draw."""
+"""Shares of right pictures of prompts, as the judge sees them: by kind of prompt, and by way of drawing."""
 
 from __future__ import annotations
 

@@ -54,7 +54,10 @@ class Figure:
             for word, goal in (("least", self.least), ("most", self.most))
             if goal is not None
         ]
-        between = " to ".join(map(self._spell, self.interval)) if self.interval else ""
+        between = ""
+        if self.interval:
+            low, high = self.interval
+            between = f"{self._spell(low).removesuffix(self.unit).rstrip()} to {self._spell(high)}"
         count = "" if self.count is None else f"{self.count:,}"
         missed = " (missed)" if self.met is False else ""
         return self.what, ", ".join(goals), self._spell(self.value) + missed, between, count
@@ -71,7 +74,7 @@ def wilson(right: int, count: int) -> tuple[float, float]:
     z, p = 1.96, right / count
     middle = (p + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z / (1 + z**2 / count) * (p * (1 - p) / count + z**2 / (4 * count**2)) ** 0.5
-    return middle - half, middle + half
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def share(part: str, what: str, right: Sequence[bool], least: float | None = None) -> Figure:

@@ -24,13 +24,13 @@ def seen(count: int, pairs: float, seed: int, canvas: tuple[int, int] = (SIZE, S
 def twins(count: int) -> list[Scene]:
     """Scenes that show an object twice."""
     rng = random.Random(SEED + 3)
-    return _first(count, lambda: make_scene(rng, pairs=1), lambda scene: scene.relation == "two")
+    return first(count, lambda: make_scene(rng, pairs=1), lambda scene: scene.relation == "two")
 
 
 def held_grounds(count: int) -> list[Scene]:
     """Scenes of one object on a ground that training never shows it on, and that the caption names."""
     rng = random.Random(SEED + 4)
-    return _first(count, lambda: make_scene(rng, 0, held_out=True), lambda scene: scene.says_color)
+    return first(count, lambda: make_scene(rng, 0, held_out=True), lambda scene: scene.says_color)
 
 
 def held_pairs(count: int) -> list[Scene]:
@@ -40,7 +40,7 @@ def held_pairs(count: int) -> list[Scene]:
     def by_objects_alone(scene: Scene) -> bool:
         return not any(is_held_out(replace(scene, sprites=(sprite,))) for sprite in scene.sprites)
 
-    return _first(count, lambda: make_scene(rng, 1, held_out=True), by_objects_alone)
+    return first(count, lambda: make_scene(rng, 1, held_out=True), by_objects_alone)
 
 
 def alike(rng: random.Random, scene: Scene) -> Scene:
@@ -51,7 +51,7 @@ def alike(rng: random.Random, scene: Scene) -> Scene:
         return sizes, one.relation, one.place, one.says_color and one.color
 
     pairs = float(len(scene.sprites) == 2)
-    (other,) = _first(
+    (other,) = first(
         1, lambda: make_scene(rng, pairs, held_out=None), lambda other: said(other) == said(scene)
     )
     sprites = (
@@ -60,7 +60,7 @@ def alike(rng: random.Random, scene: Scene) -> Scene:
     return replace(other, sprites=tuple(sprites), caption=scene.caption)
 
 
-def _first(count: int, make: Callable[[], Scene], fits: Callable[[Scene], bool]) -> list[Scene]:
+def first(count: int, make: Callable[[], Scene], fits: Callable[[Scene], bool]) -> list[Scene]:
     """The first scenes that fit."""
     made: list[Scene] = []
     while len(made) < count:

@@ -13,7 +13,9 @@ from fluxnb.pipeline import FluxPipeline
 from fluxnb.training import figures, prompts, scenes
 from fluxnb.training.drawn import Draw, Order
 from fluxnb.training.figures import Figure
+from fluxnb.training.judge import Judge, judge_pictures
 from fluxnb.training.scenes import Scene
+from fluxnb.training.verdicts import answers
 
 SEEDS = 16  # pictures of one prompt
 PSNR_GOAL = 30  # dB
@@ -56,11 +58,22 @@ def painted(made: Sequence[Scene]) -> np.ndarray:
     return np.stack([scenes.render(scene)[0] for scene in made])
 
 
-def autoencoder(pipeline: FluxPipeline, count: int) -> list[Figure]:
-    """The PSNR of the autoencoder on scenes that training never saw."""
-    vae, found = pipeline.networks.vae, []
-    for picture in painted(prompts.seen(count, 0.5, 2)):
+def autoencoder(pipeline: FluxPipeline, model: Judge, count: int) -> list[Figure]:
+    """The PSNR of the autoencoder on scenes that training never saw, and what the judge sees in its pictures.
+
+    What the judge misses there bounds what it can find in pictures that the transformer drew.
+    """
+    vae, made = pipeline.networks.vae, prompts.seen(count, 0.5, 2)
+    decibels, kept = [], []
+    for picture in painted(made):
         x = images.to_float(picture)
         y = np.clip(np.array(vae.decode(vae.encode(mx.array(x[None]))))[0], -1, 1)
-        found.append(float(10 * np.log10(4 / np.square(x - y).mean())))
-    return [figures.average("Autoencoder", "PSNR on scenes not seen", found, "dB", least=PSNR_GOAL)]
+        decibels.append(float(10 * np.log10(4 / np.square(x - y).mean())))
+        kept.append(images.to_uint8(y))
+    right = answers(made, judge_pictures(model, np.stack(kept)))
+    return [
+        figures.average("Autoencoder", "PSNR on scenes not seen", decibels, "dB", least=PSNR_GOAL),
+        figures.share(
+            "Autoencoder", "the judge on the same scenes, autoencoded: all objects", right["exact"]
+        ),
+    ]
