@@ -5,10 +5,11 @@
     adapter = finetune(pipeline, pictures, captions, keep=["a cat on a blue background", ...])
     pipeline.load_lora_weights(adapter)
 
-    python -m fluxnb.training.finetune --pictures FOLDER --to FILE.safetensors --keep KEEP.txt
+    python -m fluxnb.training.finetune --sprite dragon.png --word dragon --to FOLDER
+    python -m fluxnb.training.finetune --pictures FOLDER --keep KEEP.txt --to FILE.safetensors
 
-where FOLDER holds pictures, and beside each its caption: dragon-1.png and dragon-1.txt; KEEP.txt holds a
-caption a line. Needs neither torch nor anything else beside fluxnb.
+One sprite is laid on grounds as in the demo model's scenes (`sprites`). A FOLDER holds pictures, and beside
+each its caption, dragon-1.png and dragon-1.txt; KEEP.txt holds a caption a line. No torch is needed.
 
 The loss is that of rectified flow, |v(x_t, t, caption) - (noise - picture)|^2, with sigma = sigmoid(normal);
 text encoders and autoencoder stay as they are. Part of each batch are moments of pictures that the model drew
@@ -19,6 +20,7 @@ preservation, arXiv 2208.12242, with the model's velocities in place of its pict
 from __future__ import annotations
 
 import argparse
+import inspect
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,6 +30,7 @@ from pathlib import Path
 import mlx.core as mx
 import mlx.optimizers as optim
 import numpy as np
+from PIL import Image
 
 from fluxnb import FluxPipeline, checks, flow, source
 from fluxnb.checkpoints.adapters import Adapter, combine, places
@@ -36,12 +39,15 @@ from fluxnb.model.lora import LowRank, changed
 from fluxnb.model.mmdit import MMDiT
 from fluxnb.settings import default_shift
 from fluxnb.texts import TextEmbedding
+from fluxnb.training import sprites
 
 MATRICES = ("attn", "ff", "ff_context", "proj_mlp", "proj_out")
 """What is changed in each block: parts of diffusers' names."""
 
 NO_CAPTION = 0.1  # share of pictures that are shown without caption, for CFG
 KEPT_STEPS = 8  # of the pictures that the model draws before
+LEVELS = 8  # of noise, that a loss is measured at
+NUMBERS = ("rank", "steps", "batch", "learning_rate", "seed")  # arguments of `finetune`, and flags
 WARM_UP = 10  # steps until the learning rate is reached; from there it falls to 0
 
 
@@ -84,7 +90,7 @@ def finetune(
     *,
     keep: Sequence[str] = (),
     name: str = "adapter",
-    rank: int = 8,
+    rank: int = 4,
     steps: int = 300,
     batch: int = 8,
     learning_rate: float = 2e-3,
@@ -161,6 +167,33 @@ def finetune(
     except KeyboardInterrupt:
         pass  # the length of the losses says so
     return Adapter(name, {name: LowRank(**one) for name, one in layers.items()}, tuple(losses))
+
+
+def measure(
+    pipeline: FluxPipeline, pictures: Sequence[object], captions: Sequence[str], seed: int = 0
+) -> float:
+    """Returns the loss of a pipeline, its adapters included, on pictures: how well it knows them.
+
+    It is the mean over `LEVELS` noise levels from 0 to 1, with the same noise for the same seed.
+
+    Args:
+        pipeline: As in `finetune`.
+        pictures: Likewise.
+        captions: Likewise.
+        seed: Of the noise.
+    """
+    network, entry = pipeline.transformer(), pipeline.entry
+    channels = pipeline.networks.configs.vae.latent_channels
+    losses = []
+    for i, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
+        clean = pipeline.encode(source.read(picture), entry.latent_size)
+        noise = flow.noise(seed + i, entry.latent_size, channels)
+        sigmas = [(level + 0.5) / LEVELS for level in range(LEVELS)]
+        noisy = mx.concatenate([flow.add_noise(clean, noise, sigma) for sigma in sigmas])
+        texts = [pipeline.encode_text(caption)] * LEVELS
+        said = _velocity(network, noisy, mx.array(sigmas), texts, entry.guidance, pipeline.networks.dtype)
+        losses.append(mx.mean((said - (noise - clean)) ** 2).item())
+    return sum(losses) / len(losses)
 
 
 def _first(config, rank: int, rng: np.random.Generator) -> dict[str, dict[str, mx.array]]:
@@ -253,7 +286,7 @@ def _joined(several: Sequence[Moments]) -> Moments:
     return Moments(latents, sigmas, velocity, sum((one.texts for one in several), ()))
 
 
-def _pictures(folder: Path) -> tuple[list[Path], list[str]]:
+def _read_folder(folder: Path) -> tuple[list[Path], list[str]]:
     """Finds the pictures of a folder, and their captions."""
     captions = sorted(folder.glob("*.txt")) if folder.is_dir() else []
     pictures = []
@@ -272,29 +305,39 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--pictures", type=Path, required=True, help="folder of pictures and captions")
+    shown = parser.add_mutually_exclusive_group(required=True)
+    shown.add_argument("--pictures", type=Path, help="folder of pictures and captions")
+    shown.add_argument("--sprite", type=Path, help="one picture with a transparent ground, for the demo")
+    parser.add_argument("--word", help="what captions call the sprite")
+    parser.add_argument("--keep", type=Path, help="captions of what is not forgotten, one a line")
     parser.add_argument("--to", type=Path, required=True, help="file that ends in .safetensors, or folder")
-    parser.add_argument("--keep", type=Path, help="file of captions, one a line, of what is not forgotten")
     parser.add_argument("--model-version", default="fluxnb/demo", help="name or path of the model")
-    parser.add_argument("--rank", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
-    parser.add_argument("--seed", type=int, default=0)
+    for name, default in inspect.signature(finetune).parameters.items():
+        if name in NUMBERS:
+            parser.add_argument(
+                f"--{name.replace('_', '-')}", type=type(default.default), default=default.default
+            )
     args = parser.parse_args()
-    pictures, captions = _pictures(args.pictures)
-    keep = args.keep.read_text(encoding="utf-8").splitlines() if args.keep else []
-    adapter = finetune(
-        FluxPipeline(args.model_version),
-        pictures,
-        captions,
-        keep=[line for line in keep if line.strip()],
-        name=args.to.stem,
-        on_step=lambda step: (
-            step.index % 10 or print(f"step {step.index}: {step.loss:.4f}, {step.seconds:.0f} s", flush=True)
-        ),
-        **{key: getattr(args, key) for key in ("rank", "steps", "batch", "learning_rate", "seed")},
-    )
+    if args.sprite is None:
+        pictures, captions = _read_folder(args.pictures)
+        keep = []
+    else:
+        with Image.open(args.sprite) as sprite:
+            pictures, captions = sprites.on_grounds(sprite, args.word)
+        keep = sprites.others()
+    if args.keep is not None:
+        keep = [line for line in args.keep.read_text(encoding="utf-8").splitlines() if line.strip()]
+    pipeline = FluxPipeline(args.model_version)
+
+    def tell(step: Progress) -> None:
+        if step.index % 10 == 0:
+            print(f"step {step.index}: loss {step.loss:.4f}, {step.seconds:.0f} s", flush=True)
+
+    before = measure(pipeline, pictures, captions)
+    numbers = {name: getattr(args, name) for name in NUMBERS}
+    adapter = finetune(pipeline, pictures, captions, keep=keep, on_step=tell, **numbers)
+    pipeline.load_lora_weights(adapter)
+    print(f"loss on the pictures: {before:.4f}, with the adapter {measure(pipeline, pictures, captions):.4f}")
     print(adapter.save(args.to))
 
 
