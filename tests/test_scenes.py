@@ -1,4 +1,4 @@
-"""Scenes: captions are true, boxes lie on the grid of tokens, and what is held out is not shown."""
+"""Scenes: their captions are true, boxes lie on the grid of tokens, what is held out is not shown."""
 
 import random
 import re

@@ -149,13 +149,13 @@ def most_missed(seen: Seen, most: int = 12) -> str:
     asked, missed, taken = Counter(), Counter(), defaultdict(Counter)
     for scene, verdict in zip(seen.scenes, seen.verdicts, strict=True):
         names = {sprite.name for sprite in scene.sprites}
-        drawn = set(verdict.ranked[: len(names)])
+        drawn = verdict.names(len(names))
         asked.update(names)
         missed.update(names - drawn)
         for name in names - drawn:
             taken[name].update(sorted(drawn - names))
     told = []
     for name in sorted(missed, key=lambda name: (-missed[name] / asked[name], name))[:most]:
-        others = ", ".join(other for other, _ in taken[name].most_common(3))
+        others = ", ".join(other for other, _ in taken[name].most_common(3)) or "nothing"
         told.append(f"{name} {missed[name]} of {asked[name]} ({others})")
     return f"Most missed, with what was seen in their place: {'; '.join(told) or 'none'}."

@@ -96,18 +96,18 @@ def verdict(chances: np.ndarray, boxes: np.ndarray, ground: str) -> Verdict:
         boxes: As the judge gives them (3, h, w).
         ground: Colour.
     """
-    best = chances.max((1, 2))
-    order = np.argsort(-best, kind="stable")
     down, across = np.indices(chances.shape[1:]) + 0.5
     places = np.stack([across + boxes[0], down + boxes[1], boxes[2]], -1).reshape(-1, 3)
     found = [
-        one for i in order[best[order] >= THERE] for one in _instances(OBJECTS[i], chances[i].ravel(), places)
+        one
+        for i in np.flatnonzero(chances.max((1, 2)) >= THERE)
+        for one in _instances(OBJECTS[i], chances[i].ravel(), places)
     ]
     kept: list[Found] = []
     for one in sorted(found, key=lambda one: -one.chance):
         if not any(other.covers(one.x, one.y) for other in kept):
             kept.append(one)
-    return Verdict(tuple(OBJECTS[i] for i in order), tuple(kept), ground)
+    return Verdict(tuple(kept), ground)
 
 
 def _instances(name: str, chances: np.ndarray, places: np.ndarray) -> list[Found]:

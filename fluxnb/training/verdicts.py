@@ -60,18 +60,20 @@ class Verdict:
     """What the judge sees in one picture.
 
     Args:
-        ranked: All words by falling chance in their best cell.
         found: What stands there, by falling chance.
         ground: Colour of the ground.
     """
 
-    ranked: tuple[str, ...]
     found: tuple[Found, ...]
     ground: str
 
     def first(self, name: str) -> Found | None:
         """The most certain object of a word."""
         return next((one for one in self.found if one.name == name), None)
+
+    def names(self, count: int) -> set[str]:
+        """The words of the most certain objects, at most `count`."""
+        return set(list(dict.fromkeys(one.name for one in self.found))[:count])
 
 
 def marks(scene: Scene, verdict: Verdict) -> dict[str, bool]:
@@ -88,9 +90,9 @@ def marks(scene: Scene, verdict: Verdict) -> dict[str, bool]:
     if scene.relation == "two":
         return made | {"two": found[names[0]] == 2}
     if scene.relation:
-        made["both"] = set(verdict.ranked[:2]) == set(names)
+        made["both"] = verdict.names(2) == set(names)
     else:
-        made["object"] = verdict.ranked[0] == names[0]
+        made["object"] = verdict.names(1) == set(names)
         size = scene.sprites[0].size
         made["size" if size else "normal"] = there[0] is not None and size_word(there[0].side) == size
         if scene.place:

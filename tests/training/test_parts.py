@@ -1,6 +1,5 @@
 """The parts of the demo model's training that can be right or wrong by themselves."""
 
-import random
 from unittest import mock
 
 import mlx.core as mx
@@ -12,11 +11,8 @@ from torch.nn import functional
 from fluxnb import flow
 from fluxnb.training import (
     curves,
-    evaluate,
-    judge,
     networks,
     optim,
-    scenes,
     sheets,
     tokenizers,
     transformer,
@@ -155,29 +151,3 @@ def test_curves_of_a_folder_without_logs_say_so(tmp_path):
 def test_prompts_of_the_sample_sheet_are_made_of_taught_words():
     known = set(tokenizers.caption_words())
     assert [word for prompt in sheets.PROMPTS for word in prompt.split() if word not in known] == []
-
-
-def test_the_shipped_judge_is_right_on_98_of_100_real_scenes():
-    objects, ground = judge.accuracy(judge.load(), count=200)
-    assert objects >= 0.98 and ground >= 0.98
-
-
-def test_the_judge_finds_where_an_object_stands():
-    scene = scenes.Scene("", "blue", (scenes.Sprite("cat", 8, 64, 56),), 0.0, says_color=False)
-    verdict = judge.judge_pictures(judge.load(), scenes.render(scene)[0][None])[0]
-    assert (verdict.objects[0], verdict.ground) == ("cat", "blue")
-    x, y = verdict.centres[0]
-    assert abs(x - 36 / 128) < 0.08 and abs(y - 92 / 128) < 0.08
-
-
-def test_the_judge_does_not_find_an_object_that_is_not_there():
-    rng = random.Random(9)
-    made = [scenes.make_scene(rng, pairs=0, name="dog") for _ in range(20)]
-    pictures = np.stack([scenes.render(scene)[0] for scene in made])
-    assert all(v.objects[0] != "cat" for v in judge.judge_pictures(judge.load(), pictures))
-
-
-def test_the_interval_holds_the_share_and_narrows_with_more():
-    low, high = evaluate.interval(80, 100)
-    assert 0.70 < low < 0.8 < high < 0.88
-    assert np.diff(evaluate.interval(800, 1000)) < high - low
