@@ -6,7 +6,8 @@
 Each stage is a module with its own command, which tells more; a stopped run goes on where it was.
 Its mark, RUN/STAGE.done, holds what it was told: a folder is of one length, and deleting a mark does
 the stage again. `--smoke` takes every stage through at toy length: nothing good comes of it, in
-about two minutes. Processes of one machine talk over the loopback interface.
+about two minutes. Processes send gradients over the loopback interface; the store of `torchrun`, by
+which they meet, listens on all interfaces.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ STAGES = {
     "tokenizers", "vae", "text", "latents", "transformer", "decoder", "export", "preview", "judge", "sheets",
     "curves",
 }  # fmt: skip
+pytestmark = pytest.mark.timeout(900)  # seconds; about a minute's work where nothing else runs
 
 
 @pytest.fixture(scope="module")
