@@ -215,9 +215,7 @@ class Questions:
             return pipeline.velocity_at(step.index, step.latents, step.sigma, settings, owner.text, None)
 
         g = owner.guidance
-        away = pipeline.velocity(
-            step.latents, step.sigma, negative, g, adapters=owner.settings.adapters
-        )
+        away = pipeline.velocity(step.latents, step.sigma, negative, g, adapters=owner.settings.adapters)
         pull = velocity(g) - away
         slope = None if g is None else (velocity(g + delta) - velocity(g - delta)) / (2 * delta)
         return pull, slope

@@ -122,9 +122,7 @@ def fill_in(
         guidance = checks.number("guidance", guidance, low=0)
     if guidance is None or entry.guidance is None:
         guidance = entry.guidance
-    settings = Settings(
-        prompt, negative_text, seed, sigmas, shift, guidance, weight, size, adapters=adapters
-    )
+    settings = Settings(prompt, negative_text, seed, sigmas, shift, guidance, weight, size, adapters=adapters)
     return settings if image is None else replace(settings, image=image.digest, denoise=denoise)
 
 
