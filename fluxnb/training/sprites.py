@@ -6,12 +6,16 @@ Knows nothing of networks, and needs no font.
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 from PIL import Image
 
 from fluxnb import checks
 from fluxnb.errors import InputError
 from fluxnb.training import scenes
+
+DINOSAUR = Path(__file__).parents[1] / "demo" / "dinosaur"
+"""Folder of an adapter for the demo model, and of the sprite that it was taught by, "dinosaur.png"."""
 
 
 def on_grounds(
