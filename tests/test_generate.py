@@ -271,7 +271,7 @@ def test_what_has_no_effect_is_one_line_and_goes_on(words, message, capsys):
         (["--seed", "1"], "--from takes seed from a.png; leave out --seed"),
         (["--seed", "0"], "leave out --seed"),
         (["--w16"], "leave out --w16"),
-        (["--negative_prompt", ""], "leave out --negative_prompt"),
+        (["--negative_prompt", ""], "leave out --negative-prompt"),
         (["--image-path", "cat.png"], "a.png was drawn from no other picture; leave out --image-path"),
     ],
 )
