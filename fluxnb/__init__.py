@@ -14,6 +14,7 @@ Where to look for what:
                     settings.py       all that decides a picture, checked, defaults filled in
                     flow.py           schedule, noise, Euler's step, as pure functions
                     texts.py          a text as the transformer reads it
+                    advice.py         what to know before: lost texts, unknown words and sizes
                     source.py         a picture to start from
                     given.py          own latents and embeddings
                     adapting.py       LoRA adapters beside the weights
@@ -60,6 +61,7 @@ Where to look for what:
                     checks.py         arguments checked where they enter
                     brief.py          records that show themselves in a line
                     disk.py           files written whole or not at all
+                    interrupts.py     Ctrl-C that is never lost
                     version.py        the version
 """
 

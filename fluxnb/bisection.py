@@ -6,13 +6,15 @@ is answered with one of these changes, not with all.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from fluxnb.errors import InputError
+from fluxnb import advice
+from fluxnb.errors import InputError, PromptWarning
 
 if TYPE_CHECKING:
     from fluxnb.run import Run
@@ -81,8 +83,10 @@ def bisect(run: Run, prompt: str, judge: Judge) -> Bisection:
     trials: list[Trial] = []
 
     def too_late(at: int) -> bool:
-        fork = run.fork(at, prompt=prompt).finish()
-        said = judge(fork.image())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PromptWarning)  # of all forks it is said once, at the end
+            fork = run.fork(at, prompt=prompt)
+        said = judge(fork.finish().image())
         trials.append(Trial(at, said, not _same(said, verdict), fork))
         return not trials[-1].changed
 
@@ -96,6 +100,8 @@ def bisect(run: Run, prompt: str, judge: Judge) -> Bisection:
             high = middle
         else:
             low = middle + 1
+    if trials:
+        advice.warn((note for note in trials[0].run.notes if note not in run.notes), depth=4)
     return Bisection(high, run.sigmas[high], verdict, tuple(trials))
 
 

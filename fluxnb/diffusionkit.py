@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from fluxnb import drawing
+from fluxnb import advice, drawing
 from fluxnb.errors import InputError
 from fluxnb.settings import fill_in, warn_of_no_effect
 from fluxnb.source import read
@@ -64,6 +64,8 @@ class DiffusionKitCalls:
             adapters=self.adapters,
         )
         warn_of_no_effect(self.entry, settings, None, None, denoise)
+        if self.vocabulary is not None:
+            advice.warn(self.vocabulary.notes_on_size(settings.latent_size))
         texts = self._texts(conditioning, pooled_conditioning)
         if settings.has_cfg and len(texts) < 2:
             raise InputError(

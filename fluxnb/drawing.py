@@ -14,9 +14,9 @@ import mlx.core as mx
 from PIL import Image
 from tqdm.auto import tqdm
 
-from fluxnb import flow, memory
+from fluxnb import advice, flow, memory
 from fluxnb.recipe import write_down
-from fluxnb.texts import TextEmbedding, warn_of_texts
+from fluxnb.texts import TextEmbedding
 
 if TYPE_CHECKING:
     from fluxnb.pipeline import FluxPipeline
@@ -34,7 +34,7 @@ def draw(
     with _logged(log, "text_encoding"):
         text = pipeline.encode_text(settings.prompt)
         negative = pipeline.encode_text(settings.negative_text) if settings.has_cfg else None
-    warn_of_texts(text, negative, depth=4)
+    advice.warn(advice.notes(pipeline.vocabulary, settings, text, negative), depth=4)
     with _logged(log, "denoising"):
         latents, seconds = denoise(pipeline, settings, source, text, negative, verbose)
     log["denoising"]["iter_time"] = seconds

@@ -8,7 +8,7 @@ r"""Everything fluxnb raises or warns of on purpose; knows nothing of the rest.
     └── BackendError (ImportError) MLX cannot run on this machine as installed
 
     FluxnbWarning (UserWarning)    something was done, but not all that was asked
-    └── PromptWarning              a prompt was cut, or is empty
+    └── PromptWarning              a prompt was cut, is empty, or asks for what the model was not taught
 
 Each says in one line what came, what was expected and what to do. Names in it come from files and from the
 hub, so what would steer a terminal is spelled out: \x1b.
@@ -52,7 +52,7 @@ class FluxnbWarning(UserWarning):
 
 
 class PromptWarning(FluxnbWarning):
-    """A prompt was cut, or is empty."""
+    """A prompt was cut, is empty, or asks for words or a size that the model was not taught."""
 
 
 def _printable(message: str) -> str:

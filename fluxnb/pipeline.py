@@ -18,12 +18,14 @@ from pathlib import Path
 import mlx.core as mx
 from PIL import Image
 
-from fluxnb import backend, checks, flow, memory, texts
+from fluxnb import backend, checks, flow, interrupts, memory, texts
 from fluxnb.adapting import Adapting
 from fluxnb.asked import tokens
 from fluxnb.checkpoints import native, store
 from fluxnb.checkpoints.adapters import Use
 from fluxnb.checkpoints.networks import Networks, SwappedNetworks
+from fluxnb.checkpoints.sources import PACKAGE
+from fluxnb.checkpoints.vocabulary import Vocabulary
 from fluxnb.decoding import Decoding
 from fluxnb.diffusionkit import DiffusionKitCalls
 from fluxnb.drawing import draw
@@ -86,6 +88,8 @@ class FluxPipeline(Adapting, Decoding, DiffusionKitCalls):
         options |= {"local_ckpt": local_ckpt, "revision": revision}
         self._take(store.load(model_version, **options), shift)
         self.arguments = {"model_version": model_version, "shift": shift, **options}
+        if self.entry.adapter is not None:
+            self.load_lora_weights(PACKAGE / self.entry.adapter, adapter_name=self.entry.adapter)
         if preview is not None:
             self.load_preview(preview)
 
@@ -136,6 +140,11 @@ class FluxPipeline(Adapting, Decoding, DiffusionKitCalls):
         """Numbers of double and of single blocks."""
         config = self.networks.configs.mmdit
         return config.depth, config.depth_single
+
+    @property
+    def vocabulary(self) -> Vocabulary | None:
+        """The words and sizes that the model was taught, `vocabulary.objects` and so on; None if unknown."""
+        return self.networks.vocabulary
 
     def encode_text(self, text: str, cfg_weight: float = 0.0, negative_text: str = "") -> TextEmbedding:
         """Encodes a text by both encoders.
@@ -249,11 +258,15 @@ class FluxPipeline(Adapting, Decoding, DiffusionKitCalls):
         negative: TextEmbedding | None,
         hear: Callable[[Attend], Attend] | None = None,
     ) -> Step:
-        """Makes step `index` of a run from the latents before it, evaluated; `hear`: see `velocity_at`."""
+        """Makes step `index` of a run from the latents before it, evaluated; `hear`: see `velocity_at`.
+
+        Ctrl-C ends it, wherever in it that comes.
+        """
         start = time.perf_counter()
         sigma, sigma_next = settings.sigmas[index : index + 2]
-        velocity = self.velocity_at(index, latents, sigma, settings, text, negative, hear=hear)
-        mx.eval(velocity)
+        with interrupts.kept():
+            velocity = self.velocity_at(index, latents, sigma, settings, text, negative, hear=hear)
+            mx.eval(velocity)
         return Step(index, sigma, sigma_next, latents, velocity, time.perf_counter() - start)
 
     def noise(self, settings: Settings) -> mx.array:

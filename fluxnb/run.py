@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import mlx.core as mx
 from PIL import Image
 
-from fluxnb import checks, flow, look
+from fluxnb import advice, checks, flow, look
 from fluxnb.asked import Hearing, tokens
 from fluxnb.errors import InputError
 from fluxnb.flow import Step
@@ -25,7 +25,7 @@ from fluxnb.model.tokenizers import Word
 from fluxnb.probe import Probe, find_step
 from fluxnb.questions import Questions
 from fluxnb.settings import Settings, branch, warn_of_no_effect
-from fluxnb.texts import TextEmbedding, warn_of_texts
+from fluxnb.texts import TextEmbedding
 
 if TYPE_CHECKING:
     from fluxnb.session import FluxSession
@@ -146,6 +146,11 @@ class Run(Questions):
     def words(self) -> tuple[Word, ...]:
         """The words of the prompt, as `attention` takes them."""
         return self.text.words
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What its texts lost, and what in it the model was not taught, in sentences; usually none."""
+        return advice.notes(self.session.pipeline.vocabulary, self.settings, self.text, self.negative)
 
     @property
     def steps(self) -> tuple[Step, ...]:
@@ -302,8 +307,7 @@ class Run(Questions):
             held.check(tokens(text, self.latent_size), pipeline.networks.configs.mmdit, count, first)
         more = {"text": text, "source": self.source, "probes": probes, "heard": self._state[2][:at]}
         run = Run(self.session, settings, latents, self.steps[:at], self, **more)
-        if (run.text, run.negative) != (self.text, self.negative):
-            warn_of_texts(run.text, run.negative)
+        advice.warn(note for note in run.notes if note not in self.notes)
         return run
 
     def replay(self, step: int, attend: Attend | None = None) -> mx.array:

@@ -16,8 +16,8 @@ from itertools import product
 import mlx.core as mx
 from PIL import Image
 
-from fluxnb import concepts, flow, given, memory, saved
-from fluxnb.checkpoints.catalog import DEMO
+from fluxnb import advice, concepts, flow, given, memory, saved
+from fluxnb.checkpoints.catalog import DEMO, DEMO_SCHNELL
 from fluxnb.errors import FluxnbWarning, InputError
 from fluxnb.identity import identify
 from fluxnb.pipeline import FluxPipeline
@@ -26,7 +26,6 @@ from fluxnb.run import Run
 from fluxnb.settings import fill_in, warn_of_no_effect
 from fluxnb.source import read
 from fluxnb.sweep import Sweep, several, sweep
-from fluxnb.texts import warn_of_texts
 from fluxnb.version import __version__
 
 
@@ -80,8 +79,8 @@ class FluxSession:
         """Opens a run that `Run.save` wrote: the same latents bit for bit, on any machine.
 
         `session.open(path)` decodes and goes on with the model at hand, `FluxSession.open(path)` with the
-        demo model, if that drew the run; no other model is loaded. `fluxnb.saved.read(path)` gives steps,
-        settings and latents without any.
+        demo model or its sibling, if that drew the run; no other model is loaded. `fluxnb.saved.read(path)`
+        gives steps, settings and latents without any.
 
         Warns if the run was drawn by other weights than those at hand, whose pictures are others, or with
         other versions of fluxnb or MLX, with which steps made again may differ in the last bits.
@@ -96,12 +95,14 @@ class FluxSession:
         """
         held = saved.read(path)
         if session is None:
-            if held.model.name != DEMO.name:
+            packed = (DEMO.name, DEMO_SCHNELL.name)
+            if held.model.name not in packed:
                 raise InputError(
-                    f"{path} was drawn by {held.model}, and opening a run loads no model but {DEMO.name}; "
+                    f"{path} was drawn by {held.model}, and opening a run loads no model but "
+                    f"{' and '.join(packed)}; "
                     "load it and call session.open(path), or look at fluxnb.saved.read(path) without"
                 )
-            session = FluxSession.from_pretrained(DEMO.name)
+            session = FluxSession.from_pretrained(held.model.name)
         return session.resume(held, str(path))
 
     def resume(self, held: saved.Saved, origin: str = "the run") -> Run:
@@ -220,7 +221,7 @@ class FluxSession:
             memory.check(self.pipeline.networks, settings.latent_size)
             settings = replace(settings, seed=None)
         run = Run(self, settings, latents, text=text, source=source, probes=probes)
-        warn_of_texts(run.text, run.negative)
+        advice.warn(run.notes)
         return run
 
     def sweep(
@@ -281,8 +282,7 @@ class FluxSession:
         )
         warn_of_no_effect(self.pipeline.entry, wanted[0], guidance, negative_text)
         drawn = sweep(self, wanted, executor)
-        for run in {run.prompt: run for run in drawn}.values():
-            warn_of_texts(run.text, run.negative)
+        advice.warn(dict.fromkeys(note for run in drawn for note in run.notes))
         if drawn.complaint:
             warnings.warn(drawn.complaint, FluxnbWarning, stacklevel=2)
         return drawn

@@ -1,16 +1,14 @@
-"""A text as the transformer reads it, and what to tell the user of it; knows nothing of pictures."""
+"""A text as the transformer reads it, and what the encoders did not see of it; knows nothing of pictures."""
 
 from __future__ import annotations
 
 import textwrap
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import mlx.core as mx
 
 from fluxnb.brief import Brief
-from fluxnb.errors import PromptWarning
 from fluxnb.model.tokenizers import Word
 
 
@@ -65,21 +63,6 @@ def encode(networks, text: str) -> TextEmbedding:
         end=networks.t5_tokenizer.end(text),
         notes=notes_on(text, {"T5": t5_cut, "CLIP": clip_cut}),
     )
-
-
-def warn_of_texts(prompt: TextEmbedding, negative: TextEmbedding | None, depth: int = 3) -> None:
-    """Warns of what the encoders did not see as it was meant; an empty negative text is meant so.
-
-    Args:
-        prompt: What to draw.
-        negative: What CFG leads away from.
-        depth: Frames up to the user's line, which the warning points at: 3 from what the user called.
-    """
-    notes = prompt.notes
-    if negative is not None and negative.text.strip():
-        notes += negative.notes
-    for note in notes:
-        warnings.warn(note, PromptWarning, stacklevel=depth)
 
 
 def notes_on(text: str, cuts: dict[str, str | None]) -> tuple[str, ...]:

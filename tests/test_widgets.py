@@ -39,6 +39,12 @@ def session():
 
 
 @pytest.fixture
+def taught():
+    """A session on a model that knows what it was taught."""
+    return stubs.session(vocabulary=stubs.TAUGHT)
+
+
+@pytest.fixture
 def wire(monkeypatch):
     """Everything that widgets send, as (content, buffers)."""
     sent = []
@@ -476,6 +482,27 @@ def test_what_a_negative_text_lost_is_said_too_but_not_that_it_is_empty(make):
     widget.wait(SOON)
     assert "'blurry blurry" in widget._status["note"] and "too long" in widget._status["note"]
     widget = make(cfg_weight=2.0)
+    widget.wait(SOON)
+    assert widget._status["note"] == ""
+
+
+def test_words_and_a_size_that_were_not_taught_are_said_under_the_prompt_once_a_run(session, make, taught):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        widget = make(
+            taught, prompt="a <b>kitten</b>", latent_size=(2, 4), cfg_weight=2.0, negative_text="fog"
+        )
+        notes = []
+        widget.observe(lambda change: notes.append(change.new["note"]), "_status")
+        widget.wait(SOON)
+    assert caught == []
+    note = widget._status["note"]
+    assert "'kitten' (try cat)" in note and "'fog'" in note and "at 32 x 16 pixels" in note
+    assert set(notes) <= {"", note}
+    widget.prompt = "a cat"
+    assert widget._status["note"] == note
+    widget._fixed = {}
+    widget.generate()
     widget.wait(SOON)
     assert widget._status["note"] == ""
 

@@ -34,6 +34,7 @@ class Entry:
         max_shift: mu at `max_tokens`.
         places: where its components lie on the hub; () for what comes with the package or is the user's own.
         commit: of its own repository, once it was loaded from the hub.
+        adapter: name of the folder in the package whose LoRA adapter makes it of the demo model, or None.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Entry:
     max_shift: float = 1.15
     places: tuple[Place, ...] = ()
     commit: str | None = None
+    adapter: str | None = None
 
     def __post_init__(self):
         checks.label("licence", self.licence)
@@ -85,6 +87,7 @@ DEMO = Entry(
     text_length=24,
     cfg_weight=3.0,
 )
+DEMO_SCHNELL = replace(DEMO, name="fluxnb/demo-schnell", num_steps=4, cfg_weight=0.0, adapter="demo-schnell")
 SCHNELL = Entry(
     name="black-forest-labs/FLUX.1-schnell",
     licence="Apache-2.0",
@@ -122,7 +125,7 @@ DEV_DIFFUSIONKIT = replace(
     name="argmaxinc/mlx-FLUX.1-dev",
     places=diffusionkit("argmaxinc/mlx-FLUX.1-dev", "flux1-dev.safetensors"),
 )
-ENTRIES = (DEMO, SCHNELL, DEV, SCHNELL_DIFFUSIONKIT, SCHNELL_4BIT, DEV_DIFFUSIONKIT)
+ENTRIES = (DEMO, DEMO_SCHNELL, SCHNELL, DEV, SCHNELL_DIFFUSIONKIT, SCHNELL_4BIT, DEV_DIFFUSIONKIT)
 """Every model that has a name of its own here."""
 
 

@@ -3,6 +3,7 @@
     fluxnb.json                     sizes, defaults and licence, and what wrote it
     transformer/model.safetensors   our parameters by their names; likewise vae, text_encoder, text_encoder_2
     tokenizer/, tokenizer_2/        copies of the tokenizers' files
+    vocabulary.json                 what it was taught, if that is known
 
 Read back, it gives the same bits. Knows nothing of other layouts.
 """
@@ -24,7 +25,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from fluxnb.checkpoints import layouts, linear
+from fluxnb.checkpoints import layouts, linear, vocabulary
 from fluxnb.checkpoints.catalog import Entry
 from fluxnb.checkpoints.components import Component
 from fluxnb.checkpoints.files import read_head, read_json, read_tensors
@@ -135,6 +136,8 @@ def write(folder: Path, networks: Networks | SwappedNetworks, entry: Entry, over
             bits[name] = _write_weights(temporary / part / WEIGHTS, getattr(networks, name))
         if networks.linear is not None:
             _write_json(temporary / PARTS["vae"] / linear.FILE, asdict(networks.linear))
+        if networks.vocabulary is not None:
+            _write_json(temporary / vocabulary.FILE, asdict(networks.vocabulary))
         values = {
             "format": FORMAT,
             "fluxnb": __version__,

@@ -15,6 +15,7 @@ import mlx.nn as nn
 
 from fluxnb.checkpoints.catalog import Entry
 from fluxnb.checkpoints.linear import LinearPreview
+from fluxnb.checkpoints.vocabulary import Vocabulary
 from fluxnb.model.clip import CLIPText
 from fluxnb.model.config import CLIPConfig, MMDiTConfig, T5Config, VAEConfig
 from fluxnb.model.mmdit import MMDiT
@@ -60,6 +61,7 @@ class Networks:
         linear: colours of latent cells for a quick look, None where no fit lies beside the autoencoder.
         dtype: what the streams are computed in; times, latents and steps are float32 whatever it is.
         tokenizer_folders: where the tokenizers were read from, CLIP's first; None if they were not.
+        vocabulary: what it was taught, None where its folder does not say.
     """
 
     mmdit: MMDiT
@@ -72,6 +74,7 @@ class Networks:
     linear: LinearPreview | None = None
     dtype: mx.Dtype = mx.float32
     tokenizer_folders: tuple[Path, Path] | None = None
+    vocabulary: Vocabulary | None = None
 
     @property
     def configs(self) -> Configs:
@@ -93,6 +96,7 @@ class SwappedNetworks:
         linear: likewise.
         dtype: likewise.
         tokenizer_folders: likewise.
+        vocabulary: likewise.
     """
 
     def __init__(
@@ -105,6 +109,7 @@ class SwappedNetworks:
         linear: LinearPreview | None = None,
         dtype: mx.Dtype = mx.float32,
         tokenizer_folders: tuple[Path, Path] | None = None,
+        vocabulary: Vocabulary | None = None,
     ):
         """Reads nothing yet."""
         self.configs = configs
@@ -114,6 +119,7 @@ class SwappedNetworks:
         self.linear = linear
         self.dtype = dtype
         self.tokenizer_folders = tokenizer_folders
+        self.vocabulary = vocabulary
         self._read = read
         self._held: dict[str, nn.Module] = {}
         self._lock = threading.Lock()  # a widget's worker and the kernel may ask at once

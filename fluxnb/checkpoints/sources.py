@@ -14,7 +14,8 @@ from fluxnb.checkpoints.catalog import Entry
 from fluxnb.checkpoints.parts import FOLDERS, Parts, find
 from fluxnb.errors import CheckpointError, InputError
 
-DEMO_FOLDER = Path(__file__).parents[1] / "demo"
+PACKAGE = Path(__file__).parents[1]
+DEMO_FOLDER = PACKAGE / "demo"
 LENDERS = (catalog.SCHNELL, catalog.DEV, catalog.SCHNELL_DIFFUSIONKIT)
 """Models whose text encoders, tokenizers and autoencoder are those of every FLUX.1."""
 
@@ -57,7 +58,7 @@ def locate(
         raise InputError(f"revision is {revision!r}, but {path} has none; leave it out")
     path = Path(os.path.expanduser(path))
     base = catalog.DEMO if local_ckpt is None else catalog.find(model_version)
-    own = replace(base, name=str(path), licence="unknown", places=())
+    own = replace(base, name=str(path), licence="unknown", places=(), adapter=None)
     parts = find(path)
     return own, _completed(parts, base, path) if _lacking(parts) else parts
 

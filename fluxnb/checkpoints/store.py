@@ -10,7 +10,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from fluxnb import backend, checks
-from fluxnb.checkpoints import catalog, components, configs, linear, native
+from fluxnb.checkpoints import catalog, components, configs, linear, native, vocabulary
 from fluxnb.checkpoints.catalog import Entry
 from fluxnb.checkpoints.components import Component
 from fluxnb.checkpoints.fill import fill, match
@@ -101,7 +101,9 @@ def _read(
 
     asked = dict.fromkeys(QUANTISED, bits)
     fit = linear.read(parts.vae, sizes.vae.latent_channels)
-    common = (clip_tokenizer, t5_tokenizer, entry, fit, streams, (parts.tokenizer, parts.tokenizer_2))
+    folders = parts.tokenizer, parts.tokenizer_2
+    taught = vocabulary.read(parts.transformer)
+    common = (clip_tokenizer, t5_tokenizer, entry, fit, streams, folders, taught)
     if low_memory:
         for name, component in found.items():  # now, not when it is needed
             match(NETWORKS[name](component.config), component.table, component.tensors, asked.get(name))

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fluxnb.source import Source
 
 DEMO = "fluxnb/demo"
+OWN = "fluxnb/"  # as in the catalog, which is not read before a name needs it
 DENOISE = 0.6  # if a picture is given: diffusers' own, keeps the composition
 IN_RECIPE = (
     "steps", "seed", "height", "width", "cfg", "negative_prompt", "guidance", "shift", "denoise", "revision",
@@ -188,7 +189,7 @@ def _loading(chosen: argparse.Namespace) -> dict:
     """Gives the arguments of `FluxPipeline`."""
     model = chosen.model_version or DEMO
     loading = {name: getattr(chosen, name) for name in ("local_ckpt", "revision", "quantize", "w16", "a16")}
-    is_demo = model.lower() == DEMO and chosen.local_ckpt is None
+    is_demo = model.lower().startswith(OWN) and chosen.local_ckpt is None
     return _given(loading | {"model_version": model, "low_memory_mode": not is_demo})
 
 

@@ -1,98 +1,97 @@
-"""Measure the demo model: what a judge of real scenes says of its pictures.
+"""Measure the demo model against its goals: what a judge of real scenes says of its pictures, and more.
 
     python -m fluxnb.training.evaluate
-    python -m fluxnb.training.evaluate --checkpoint RUN/demo --judge RUN/judge.safetensors
+    python -m fluxnb.training.evaluate --checkpoint RUN/demo --judge RUN/judge.safetensors --prompts 100
+    python -m fluxnb.training.evaluate --only pictures --table TABLE.md
     python -m fluxnb.training.evaluate --only maps       # how far its maps can be trusted, see `trust`
 
-Prompts are captions of scenes that training never saw; pictures are drawn by fluxnb itself with the
-model's own defaults, a new seed each. Shares come with their 95 % Wilson intervals.
+Prompts are captions of scenes that training never saw (`prompts`); pictures are drawn by fluxnb itself
+with the model's own defaults where nothing else is said, the n-th prompt of a set with seed n. Shares
+come with their 95 % Wilson intervals, other means with those of a bootstrap.
 """
 
 from __future__ import annotations
 
 import argparse
-import random
+from dataclasses import replace
 from pathlib import Path
 
-import mlx.core as mx
-import numpy as np
 import torch
 
+from fluxnb.checkpoints.sources import DEMO_FOLDER
 from fluxnb.pipeline import FluxPipeline
-from fluxnb.training import judge, scenes, trust
-from fluxnb.training.vae import psnr
+from fluxnb.training import figures, judge, prompts, trust
+from fluxnb.training.costs import costs
+from fluxnb.training.drawn import Draw, workers
+from fluxnb.training.exam import Examiner, held_out, judged, most_missed, pictures_of, sizes, ways
+from fluxnb.training.figures import Figure
+from fluxnb.training.variety import autoencoder, variety
 from fluxnb.trust import RESULTS
 
-PROMPT_SEED = 7_000_000
+PRECISION_GOAL = 0.8
 
 
-def interval(right: int, count: int) -> tuple[float, float]:
-    """The 95 % Wilson interval of a share."""
-    z, p = 1.96, right / count
-    middle = (p + z**2 / (2 * count)) / (1 + z**2 / count)
-    half = z / (1 + z**2 / count) * (p * (1 - p) / count + z**2 / (4 * count**2)) ** 0.5
-    return middle - half, middle + half
+def measure(
+    pipeline: FluxPipeline, draw: Draw, model: judge.Judge, count: int, reference: int = 1000
+) -> tuple[list[Figure], str]:
+    """All that has to do with pictures, each figure printed as it comes.
+
+    Args:
+        pipeline: For what is not drawn by `draw`.
+        draw: Draws.
+        model: The judge.
+        count: Prompts, half of them with two objects; other sets are shares of it.
+        reference: Real scenes for the judge.
+
+    Returns:
+        Figures, and what was missed most.
+    """
+    made: list[Figure] = []
+
+    def tell(part: list[Figure]) -> None:
+        show(part)
+        made.extend(part)
+
+    def of(share: float) -> int:
+        return max(2, round(share * count))
+
+    examiner = Examiner(draw, model)
+    tell(judged(model, reference))
+    tell(autoencoder(pipeline, model, of(0.1)))
+    singles, pairs = (examiner.ask(prompts.seen(of(0.5), share, i)) for i, share in enumerate((0, 1)))
+    usual = singles.and_then(pairs)
+    tell(pictures_of(usual, examiner.ask(prompts.twins(of(0.1)))))
+    missed = most_missed(usual)
+    print(missed, flush=True)
+    held = examiner.ask(prompts.held_grounds(of(0.3))), examiner.ask(prompts.held_pairs(of(0.3)))
+    tell(held_out(singles, pairs, *held))
+    tell(ways(examiner, singles.first(of(0.15)).and_then(pairs.first(of(0.15)))))
+    tell(variety(pipeline, draw, of(0.01)))
+    tell(sizes(examiner, of(0.06), max(2, reference // 4)))
+    return made, missed
 
 
-def draw(pipeline: FluxPipeline, prompts: list[str]) -> np.ndarray:
-    """One picture a prompt, the n-th with seed n, uint8 (len(prompts), 128, 128, 3)."""
-    return np.stack(
-        [np.asarray(pipeline.generate_image(prompt, seed=i)[0]) for i, prompt in enumerate(prompts)]
-    )
+def maps(results: dict) -> list[Figure]:
+    """The highest average precision in the results of `trust.measure`, and the controls of that place."""
+    best = max(results["maps"], key=lambda one: one["average_precision"][0])
+    where = f"{best['method'].replace('_', ' ')}, blocks {best['blocks']}, sigma {best['sigma']:g}"
+    figure = _of_maps(f"average precision of object words, {where}", best["average_precision"])
+    controls = [
+        _of_maps(f"the same, control: {name.replace('_', ' ')}", found)
+        for name, found in best["controls"].items()
+    ]
+    return [replace(figure, count=results["scored"], least=PRECISION_GOAL), *controls]
 
 
-def report(name: str, right: list[bool]) -> None:
-    """Print a share with its interval."""
-    low, high = interval(sum(right), len(right))
-    print(f"{name:<36} {np.mean(right):7.1%}   {low:.1%} .. {high:.1%}   n = {len(right)}", flush=True)
+def _of_maps(what: str, found: list[float]) -> Figure:
+    """One of the results, [value, low, high]."""
+    value, *interval = found
+    return Figure("Maps", what, value, "", tuple(interval))
 
 
-def single_objects(pipeline: FluxPipeline, model: judge.Judge, count: int) -> None:
-    """Draw single-object prompts and report objects and grounds named right."""
-    rng = random.Random(PROMPT_SEED)
-    made = [scenes.make_scene(rng, pairs=0) for _ in range(count)]
-    verdicts = judge.judge_pictures(model, draw(pipeline, [s.caption for s in made]))
-    right = [v.objects[0] == s.sprites[0].name for s, v in zip(made, verdicts, strict=True)]
-    report("right object, one object", right)
-    named = [(s, v) for s, v in zip(made, verdicts, strict=True) if s.says_color]
-    report("right ground, where named", [s.color == v.ground for s, v in named])
-    missed: dict[str, list[str]] = {}
-    for scene, verdict, good in zip(made, verdicts, right, strict=True):
-        if not good:
-            missed.setdefault(scene.sprites[0].name, []).append(verdict.objects[0])
-    print(
-        "missed:",
-        ", ".join(f"{name} ({', '.join(taken)})" for name, taken in sorted(missed.items())) or "none",
-    )
-
-
-def pairs(pipeline: FluxPipeline, model: judge.Judge, count: int) -> None:
-    """Draw two-object prompts and report objects, grounds and relations right."""
-    rng = random.Random(PROMPT_SEED + 1)
-    made = [scenes.make_scene(rng, pairs=1) for _ in range(count)]
-    verdicts = judge.judge_pictures(model, draw(pipeline, [s.caption for s in made]))
-    both = [{s.name for s in m.sprites} == set(v.objects[:2]) for m, v in zip(made, verdicts, strict=True)]
-    report("both objects right, two objects", both)
-    related = []
-    for scene, verdict in zip(made, verdicts, strict=True):
-        if scene.relation != "and":
-            spots = dict(zip(verdict.objects, verdict.centres, strict=True))
-            first, second = (spots[s.name] for s in scene.sprites)
-            axis = 0 if scene.relation == "left" else 1
-            related.append(first[axis] < second[axis])
-    report("right relation, where named", related)
-
-
-def autoencoder(pipeline: FluxPipeline, count: int = 50) -> None:
-    """Report the PSNR of the autoencoder on held-out scenes."""
-    rng = random.Random(PROMPT_SEED + 2)
-    figures = []
-    for _ in range(count):
-        picture, _ = scenes.render(scenes.make_scene(rng))
-        vae, x = pipeline.networks.vae, picture[None].astype(np.float32) / 127.5 - 1
-        y = np.clip(np.array(vae.decode(vae.encode(mx.array(x)))), -1, 1)
-        figures.append(psnr(torch.from_numpy(x), torch.from_numpy(y)))
-    print(f"{'PSNR of the autoencoder':<36} {np.mean(figures):7.2f} dB   n = {count}")
+def show(made: list[Figure]) -> None:
+    """Print figures."""
+    print(*map(figures.line, made), sep="\n", flush=True)
 
 
 def main() -> None:
@@ -102,23 +101,33 @@ def main() -> None:
     )
     parser.add_argument("--checkpoint", type=Path, help="folder in the place of the demo model")
     parser.add_argument("--judge", type=Path, default=judge.WEIGHTS)
-    parser.add_argument("--singles", type=int, default=300)
-    parser.add_argument("--pairs", type=int, default=100)
-    parser.add_argument("--only", choices=("pictures", "maps"), help="one part of the two")
+    parser.add_argument("--prompts", type=int, default=1000, help="other sets are shares of it")
+    parser.add_argument("--processes", type=int, default=2, help="that draw")
+    parser.add_argument("--only", choices=("costs", "pictures", "maps"), help="one part of the three")
+    parser.add_argument("--table", type=Path, help="file for the figures: Markdown, or JSON if it ends so")
     parser.add_argument("--scenes", type=int, default=200, help="for the maps")
-    parser.add_argument("--to", type=Path, default=RESULTS, help="where the figures of the maps go")
+    parser.add_argument(
+        "--to", type=Path, help="where all figures of the maps go, by default trust.json in the folder"
+    )
     args = parser.parse_args()
+    checkpoint, folder = args.checkpoint and str(args.checkpoint), args.checkpoint or DEMO_FOLDER
+    pipeline = FluxPipeline(local_ckpt=checkpoint)
+    made, notes = [], []
+    if args.only in (None, "costs"):
+        made += costs(pipeline, folder)
+        show(made)
     torch.set_num_threads(1)
-    pipeline = FluxPipeline(local_ckpt=args.checkpoint)
-    if args.only != "maps":
-        model = judge.load(args.judge)
-        objects, ground = judge.accuracy(model)
-        print(f"the judge on 1000 held-out real scenes: objects {objects:.1%}, ground {ground:.1%}")
-        autoencoder(pipeline)
-        single_objects(pipeline, model, args.singles)
-        pairs(pipeline, model, args.pairs)
-    if args.only != "pictures":
-        trust.write(trust.measure(pipeline, args.scenes), args.to)
+    if args.only in (None, "pictures"):
+        with workers(checkpoint, args.processes) as draw:
+            found, missed = measure(pipeline, draw, judge.load(args.judge), args.prompts)
+        made, notes = made + found, [missed]
+    if args.only in (None, "maps"):
+        results = trust.measure(pipeline, args.scenes)
+        trust.write(results, args.to or folder / RESULTS.name)
+        show(maps(results))
+        made += maps(results)
+    if args.table:
+        figures.write(args.table, made, notes)
 
 
 if __name__ == "__main__":

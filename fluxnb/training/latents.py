@@ -1,8 +1,11 @@
-"""Encode scenes once, in shards that a training run picks up as they appear.
+"""Encode scenes once, in shards; the n-th shard depends on its number and the autoencoder alone.
 
-    python -m fluxnb.training.latents --out RUN --count 16000
+    python -m fluxnb.training.latents --out RUN --count 28000 --others 5600
 
-A shard is RUN/latents/NNN.npz: mean latents, float16 (n, 16, 16, 16), and the scenes' captions.
+A shard is RUN/latents/NNN.npz: mean latents, float16 (n, 16, H/8, W/8), all of one canvas, the
+image tokens that an object touches, bool (n, H/16, W/16), and the scenes' captions. Canvases other
+than the usual one come last. `--part 0/2` and `--part 1/2` share the work between two processes. Shards
+that are there are not made again; a stop in the middle leaves none by halves.
 """
 
 from __future__ import annotations
@@ -15,23 +18,53 @@ import numpy as np
 import torch
 
 from fluxnb.training import scenes
-from fluxnb.training.networks import build_vae
+from fluxnb.training.networks import best_device, build_vae
 from fluxnb.training.vae import load_average
-
-SHARD = 2000  # scenes
 
 
 @torch.no_grad()
-def encode_shard(vae: torch.nn.Module, seed: int, count: int) -> tuple[np.ndarray, list[str]]:
-    """Latents (count, 16, 16, 16) of the scenes of a seed, and their captions."""
+def encode_shard(
+    vae: torch.nn.Module, seed: int, count: int, canvas: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Latents of the scenes of a seed, the tokens that objects touch, and their captions."""
     rng = random.Random(seed)
-    latents, captions = [], []
+    latents, touched, captions = [], [], []
+    rows, columns = canvas[1] // scenes.TOKEN, canvas[0] // scenes.TOKEN
     for start in range(0, count, 20):
-        batch = [scenes.make_scene(rng) for _ in range(min(20, count - start))]
-        x = torch.from_numpy(np.stack([scenes.render(s)[0] for s in batch])).permute(0, 3, 1, 2)
-        latents.append(vae.encode(x.float() / 127.5 - 1).latent_dist.mode().half().numpy())
-        captions += [s.caption for s in batch]
-    return np.concatenate(latents), captions
+        batch = [scenes.make_scene(rng, canvas=canvas) for _ in range(min(20, count - start))]
+        rendered = [scenes.render(scene) for scene in batch]
+        x = torch.from_numpy(np.stack([picture for picture, _ in rendered])).permute(0, 3, 1, 2)
+        x = (x.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+        latents.append(vae.encode(x.to(vae.device)).latent_dist.mode().half().cpu().numpy())
+        for _, masks in rendered:
+            mask = np.any(list(masks.values()), axis=0)
+            touched.append(mask.reshape(rows, scenes.TOKEN, columns, scenes.TOKEN).any((1, 3)))
+        captions += [scene.caption for scene in batch]
+    return np.concatenate(latents), np.stack(touched), captions
+
+
+def canvases(count: int, others: int, shard: int) -> list[tuple[int, int]]:
+    """The canvas of each shard: whole shards of the usual one, then of the others in turn."""
+    turns = [scenes.CANVASES[i % len(scenes.CANVASES)] for i in range(others // shard)]
+    return [(scenes.SIZE, scenes.SIZE)] * (count // shard) + turns
+
+
+def make(out: Path, count: int, others: int, shard: int, seed: int, part: int = 0, parts: int = 1) -> None:
+    """Make every `parts`-th shard from the `part`-th on, unless it is there; see the command."""
+    vae = build_vae()
+    vae.load_state_dict(load_average(out / "vae.pt"))
+    vae.to(best_device(), memory_format=torch.channels_last)
+    folder = out / "latents"
+    folder.mkdir(exist_ok=True)
+    for number, canvas in enumerate(canvases(count, others, shard)):
+        file = folder / f"{number:03}.npz"
+        if number % parts == part and not file.exists():
+            z, touched, captions = encode_shard(vae, seed + number, shard, canvas)
+            unfinished = file.with_suffix(".part")
+            with unfinished.open("wb") as opened:
+                np.savez(opened, latents=z, touched=touched, captions=np.array(captions))
+            unfinished.replace(file)
+            print(file, flush=True)
 
 
 def main() -> None:
@@ -40,33 +73,38 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--count", type=int, default=16000)
+    parser.add_argument("--count", type=int, default=28_000, help="scenes of the usual canvas")
+    parser.add_argument("--others", type=int, default=5600, help="scenes of the others together")
+    parser.add_argument("--shard", type=int, default=800, help="scenes in a shard; only whole ones are made")
+    parser.add_argument("--part", default="0/1", help="which of how many processes this is")
     parser.add_argument("--seed", type=int, default=10_000)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    vae = build_vae()
-    vae.load_state_dict(load_average(args.out / "vae.pt"))
-    folder = args.out / "latents"
-    folder.mkdir(exist_ok=True)
-    for shard, start in enumerate(range(0, args.count, SHARD)):
-        file = folder / f"{shard:03}.npz"
-        if not file.exists():
-            z, captions = encode_shard(vae, args.seed + shard, min(SHARD, args.count - start))
-            part = file.with_suffix(".part.npz")
-            np.savez(part, latents=z, captions=np.array(captions))
-            part.replace(file)
-            print(file, flush=True)
+    part, parts = map(int, args.part.split("/"))
+    make(args.out, args.count, args.others, args.shard, args.seed, part, parts)
 
 
-def load(out: Path, known: int = 0) -> tuple[torch.Tensor, list[str], int] | None:
-    """All shards of RUN so far, as float32 latents, captions and how many; None if no more than `known`."""
-    files = sorted((out / "latents").glob("[0-9][0-9][0-9].npz"))
-    if len(files) <= known:
-        return None
-    shards = [np.load(f) for f in files]
-    latents = torch.from_numpy(np.concatenate([s["latents"] for s in shards])).float()
-    return latents, [str(c) for s in shards for c in s["captions"]], len(files)
+def load(out: Path) -> dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor, list[str]]]:
+    """All shards of RUN by their grid of image tokens (rows, columns): latents, touched tokens, captions.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    found: dict[tuple[int, int], list] = {}
+    for file in sorted((out / "latents").glob("*.npz")):
+        shard = np.load(file)
+        found.setdefault(shard["touched"].shape[1:], []).append(shard)
+    if not found:
+        raise FileNotFoundError(f"no shard in {out / 'latents'}; run fluxnb.training.latents first")
+    return {
+        grid: (
+            torch.from_numpy(np.concatenate([s["latents"] for s in shards])),
+            torch.from_numpy(np.concatenate([s["touched"] for s in shards])),
+            [str(c) for s in shards for c in s["captions"]],
+        )
+        for grid, shards in found.items()
+    }
 
 
 if __name__ == "__main__":

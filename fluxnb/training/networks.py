@@ -5,6 +5,7 @@ Built from diffusers and transformers, so that the checkpoint is theirs by const
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -23,6 +24,18 @@ WIDTH = 192
 HEAD = 32  # head width; RoPE axes below add up to it
 TEXT_WIDTH = 128
 TEXT_LENGTH = 24  # positions of both tokenizers
+
+
+def best_device() -> str:
+    """Where to train: "cuda" or "mps" if torch has it, else "cpu"."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def autocast(device: str) -> AbstractContextManager:
+    """bfloat16 for products on a CPU or by CUDA; plain float32 on a Mac, where nothing else was tried."""
+    return torch.autocast(device, torch.bfloat16) if device in ("cpu", "cuda") else nullcontext()
 
 
 def build_vae(scaling_factor: float = 1.0, shift_factor: float = 0.0) -> AutoencoderKL:
@@ -48,31 +61,12 @@ def build_vae(scaling_factor: float = 1.0, shift_factor: float = 0.0) -> Autoenc
     )
 
 
-def load_tokenizers(folder: Path) -> tuple[CLIPTokenizer, T5TokenizerFast]:
-    """The two tokenizers that `fluxnb.training.tokenizers` wrote to a folder."""
-    return CLIPTokenizer.from_pretrained(folder / "tokenizer"), T5TokenizerFast.from_pretrained(
-        folder / "tokenizer_2"
-    )
-
-
-class TextToVelocity(nn.Module):
-    """MMDiT and text encoders in one module, as they are trained: token ids in, velocity out."""
+class TextEncoders(nn.Module):
+    """T5 and CLIP at the demo model's size: 0.4 M and 0.4 M parameters."""
 
     def __init__(self, clip_tokenizer: CLIPTokenizer, t5_tokenizer: T5TokenizerFast) -> None:
         """Random weights; the vocabularies' sizes and special tokens come from the tokenizers."""
         super().__init__()
-        self.transformer = FluxTransformer2DModel(
-            patch_size=1,
-            in_channels=64,
-            num_layers=2,
-            num_single_layers=4,
-            attention_head_dim=HEAD,
-            num_attention_heads=WIDTH // HEAD,
-            joint_attention_dim=TEXT_WIDTH,
-            pooled_projection_dim=TEXT_WIDTH,
-            guidance_embeds=False,
-            axes_dims_rope=(8, 12, 12),
-        )
         self.t5 = T5EncoderModel(
             T5Config(
                 vocab_size=len(t5_tokenizer),
@@ -103,35 +97,57 @@ class TextToVelocity(nn.Module):
             )
         )
 
-    def forward(
-        self, img: torch.Tensor, sigma: torch.Tensor, clip_ids: torch.Tensor, t5_ids: torch.Tensor
-    ) -> torch.Tensor:
-        """Velocity of packed latents.
-
-        Args:
-            img: Packed latents of a square picture, (B, h*w, 64).
-            sigma: Noise level, (B,), 0..1.
-            clip_ids: (B, TEXT_LENGTH).
-            t5_ids: (B, TEXT_LENGTH).
-        """
-        txt = self.t5(input_ids=t5_ids).last_hidden_state  # (B, L, 128)
-        vec = self.clip(input_ids=clip_ids).pooler_output  # (B, 128)
-        return self.transformer(
-            hidden_states=img,
-            encoder_hidden_states=txt,
-            pooled_projections=vec,
-            timestep=sigma,
-            img_ids=image_ids(round(img.shape[1] ** 0.5)),
-            txt_ids=torch.zeros(txt.shape[1], 3),
-            return_dict=False,
-        )[0]
+    def forward(self, clip_ids: torch.Tensor, t5_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """States of all T5 positions, (B, TEXT_LENGTH, 128), and CLIP's pooled vector, (B, 128)."""
+        return self.t5(input_ids=t5_ids).last_hidden_state, self.clip(input_ids=clip_ids).pooler_output
 
 
-def image_ids(side: int) -> torch.Tensor:
-    """Position ids (0, row, column) of a square of tokens, (side*side, 3)."""
-    ids = torch.zeros(side, side, 3)
-    ids[..., 1] = torch.arange(side)[:, None]
-    ids[..., 2] = torch.arange(side)[None]
+def build_transformer() -> FluxTransformer2DModel:
+    """The MMDiT: 2 double and 4 single blocks of width 192, 5.2 M parameters, random weights."""
+    return FluxTransformer2DModel(
+        patch_size=1,
+        in_channels=64,
+        num_layers=2,
+        num_single_layers=4,
+        attention_head_dim=HEAD,
+        num_attention_heads=WIDTH // HEAD,
+        joint_attention_dim=TEXT_WIDTH,
+        pooled_projection_dim=TEXT_WIDTH,
+        guidance_embeds=False,
+        axes_dims_rope=(8, 12, 12),
+    )
+
+
+def velocity(
+    net: nn.Module, img: torch.Tensor, sigma: torch.Tensor, txt: torch.Tensor, vec: torch.Tensor,
+    grid: tuple[int, int],
+) -> torch.Tensor:  # fmt: skip
+    """Velocity of packed latents.
+
+    Args:
+        net: The transformer.
+        img: Packed latents, (B, rows * columns, 64).
+        sigma: Noise level, (B,), 0..1.
+        txt: (B, L, 128).
+        vec: (B, 128).
+        grid: Rows and columns of image tokens.
+    """
+    return net(
+        hidden_states=img,
+        encoder_hidden_states=txt,
+        pooled_projections=vec,
+        timestep=sigma,
+        img_ids=image_ids(grid).to(img.device),
+        txt_ids=torch.zeros(txt.shape[1], 3, device=img.device),
+        return_dict=False,
+    )[0]
+
+
+def image_ids(grid: tuple[int, int]) -> torch.Tensor:
+    """Position ids (0, row, column) of a grid of tokens, (rows*columns, 3)."""
+    ids = torch.zeros(*grid, 3)
+    ids[..., 1] = torch.arange(grid[0])[:, None]
+    ids[..., 2] = torch.arange(grid[1])[None]
     return ids.view(-1, 3)
 
 
@@ -141,21 +157,11 @@ def pack(latents: torch.Tensor) -> torch.Tensor:
     return latents.view(b, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5).reshape(b, h * w // 4, c * 4)
 
 
-def unpack(tokens: torch.Tensor) -> torch.Tensor:
-    """The inverse of `pack` for a square picture."""
-    b, n, c = tokens.shape
-    side = round(n**0.5)
-    return (
-        tokens.view(b, side, side, c // 4, 2, 2)
-        .permute(0, 3, 1, 4, 2, 5)
-        .reshape(b, c // 4, 2 * side, 2 * side)
-    )
-
-
 def save_folder(
     folder: Path,
     vae: AutoencoderKL,
-    net: TextToVelocity,
+    transformer: FluxTransformer2DModel,
+    encoders: TextEncoders,
     clip_tokenizer: CLIPTokenizer,
     t5_tokenizer: T5TokenizerFast,
 ) -> None:
@@ -167,12 +173,12 @@ def save_folder(
     pipeline = FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
         vae=vae,
-        text_encoder=net.clip,
+        text_encoder=encoders.clip,
         tokenizer=clip_tokenizer,
-        text_encoder_2=net.t5,
+        text_encoder_2=encoders.t5,
         tokenizer_2=t5_tokenizer,
-        transformer=net.transformer,
+        transformer=transformer,
     )
     vae.half()
-    net.transformer.half()
+    transformer.half()
     pipeline.save_pretrained(folder)

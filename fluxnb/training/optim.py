@@ -1,4 +1,4 @@
-"""Muon for matrices and convolutions beside AdamW for the rest, a running average of weights, a log.
+"""Muon for matrices and convolutions beside AdamW for the rest; averages, checkpoints, logs, processes.
 
 torch.optim.Muon takes matrices only; the autoencoder's weights are convolutions, and there Muon
 needs far fewer steps than AdamW, so it is written here for both.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,18 +41,23 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:
-        """One update from the gradients in place."""
+        """One update from the gradients in place; processes of a `torchrun` share the work."""
+        rank, workers = this_process()
         for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
+            params = [p for p in group["params"] if p.grad is not None]
+            updates = []
+            for i, p in enumerate(params):
                 state = self.state[p]
                 if "momentum" not in state:
                     state["momentum"] = torch.zeros_like(p)
                 average = state["momentum"].mul_(group["momentum"]).add_(p.grad)
                 update = (p.grad + group["momentum"] * average).reshape(p.shape[0], -1)  # Nesterov
-                update = orthogonalize(update) * max(1.0, update.shape[0] / update.shape[1]) ** 0.5
-                p.add_(update.view_as(p), alpha=-group["lr"])
+                updates.append(orthogonalize(update) if i % workers == rank else torch.zeros_like(update))
+            if workers > 1:
+                updates = sum_over_processes(updates)
+            for p, update in zip(params, updates, strict=True):
+                scale = max(1.0, update.shape[0] / update.shape[1]) ** 0.5
+                p.add_(update.view_as(p), alpha=-group["lr"] * scale)
 
 
 class Optimizers:
@@ -91,13 +97,37 @@ class Optimizers:
         self.adam.load_state_dict(state["adam"])
 
 
+def join_processes() -> None:
+    """Find the other processes, if this is one of a `torchrun`."""
+    if "RANK" in os.environ:
+        dist.init_process_group("gloo")
+
+
+def this_process() -> tuple[int, int]:
+    """The number of this process, and how many there are in its `torchrun`; (0, 1) alone."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """The source of all that this process draws in a step: another one for each step and process."""
+    rank, workers = this_process()
+    return torch.Generator().manual_seed(seed + 1_000_003 * (step * workers + rank))
+
+
 def average_gradients(parameters: list[nn.Parameter]) -> None:
     """Replace gradients by their mean over the processes of a `torchrun`; alone, do nothing."""
     if dist.is_initialized():
-        flat = torch.cat([p.grad.flatten() for p in parameters])
-        dist.all_reduce(flat)
-        for p, mean in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-            p.grad.copy_(mean.view_as(p) / dist.get_world_size())
+        sums = sum_over_processes([p.grad for p in parameters])
+        for p, total in zip(parameters, sums, strict=True):
+            p.grad.copy_(total / dist.get_world_size())
+
+
+def sum_over_processes(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+    """The sums of tensors over the processes of a `torchrun`, in one exchange."""
+    flat = torch.cat([t.flatten() for t in tensors])
+    dist.all_reduce(flat)
+    parts = flat.split([t.numel() for t in tensors])
+    return [part.view(t.shape) for part, t in zip(parts, tensors, strict=True)]
 
 
 def ema_copy(net: nn.Module) -> nn.Module:
@@ -129,3 +159,8 @@ def save_atomically(path: Path, state: dict) -> None:
     part = path.with_suffix(".part")
     torch.save(state, part)
     part.replace(path)
+
+
+def load_checkpoint(path: Path, device: str = "cpu") -> dict:
+    """The inverse of `save_atomically`, with all tensors on a device, wherever they were trained."""
+    return torch.load(path, weights_only=True, map_location=device)

@@ -14,9 +14,11 @@ import numpy as np
 from fluxnb import concepts, source
 from fluxnb.pipeline import FluxPipeline
 from fluxnb.texts import TextEmbedding
-from fluxnb.training import scenes, scoring
+from fluxnb.training import prompts, scenes, scoring
 
 SEED = 7_100_000
+PAIRS = 0.35
+CELL = 8  # pixels to a latent cell
 BACKGROUND = "background"  # the concept that is no object
 
 
@@ -44,16 +46,19 @@ class Subject:
 
 
 def subjects(pipeline: FluxPipeline, count: int) -> Iterator[Subject]:
-    """The first `count` scenes of `SEED`, of which about a third have two objects."""
+    """The first `count` scenes of `SEED`, of which about a third have two objects, of two words."""
     rng = random.Random(SEED)
-    size = (scenes.SIZE // scenes.CELL, scenes.SIZE // scenes.CELL)
+    size = (scenes.SIZE // CELL, scenes.SIZE // CELL)
 
     @cache
     def encode(word: str) -> mx.array:
         return concepts.encode(pipeline.networks, word)
 
+    def make() -> scenes.Scene:
+        return scenes.make_scene(rng, PAIRS)
+
     for number in range(count):
-        scene = scenes.make_scene(rng)
+        (scene,) = prompts.first(1, make, lambda scene: scene.relation != "two")
         picture, masks = scenes.render(scene)
         names = [sprite.name for sprite in scene.sprites]
         absent = rng.choice([name for name in scenes.OBJECTS if name not in names])

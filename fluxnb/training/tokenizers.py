@@ -25,7 +25,7 @@ from fluxnb.training.scenes import make_scene
 
 LENGTH = 24  # tokens, end token included, of both encoders
 SCENES = 5000  # captions read; far more than it takes to see every word
-CLIP_SIZE = 600  # ids of the CLIP vocabulary
+CLIP_SIZE = 900  # ids of the CLIP vocabulary at most; 814 spell every word of the captions
 
 SPLIT = {"sunflower": ("▁sun", "flower"), "strawberry": ("▁straw", "berry")}
 """Words that T5 sees as two tokens, so that the demo model has words of several tokens at all."""

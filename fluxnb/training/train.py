@@ -1,59 +1,148 @@
 """Make the demo checkpoint from nothing, stage by stage; a stage that is done is not done again.
 
     python -m fluxnb.training.train --out RUN --to fluxnb/demo
-    python -m fluxnb.training.train --out RUN --to RUN/demo --smoke
+    python -m fluxnb.training.train --out TOY --to TOY/demo --smoke
 
 Each stage is a module with its own command, which tells more; a stopped run goes on where it was.
-`--smoke` takes every stage through at toy length: nothing good comes of it, in about two minutes.
+Its mark, RUN/STAGE.done, holds what it was told: a folder is of one length, and deleting a mark does
+the stage again. `--smoke` takes every stage through at toy length: nothing good comes of it, in
+about two minutes. Processes send gradients over the loopback interface; the store of `torchrun`, by
+which they meet, listens on all interfaces.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from fluxnb.training.networks import best_device
+
+LOOPBACK = {"linux": "lo", "darwin": "lo0"}
+TORCHRUN = ("torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1")
+
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """How long each stage is."""
+    """How long each stage is.
+
+    Args:
+        vae_steps: Of encoder and decoder together, with 16 crops each.
+        text_steps: Of the text encoders.
+        scenes: Encoded, of the usual canvas.
+        others: Encoded, of the other canvases together.
+        shard: Scenes to a file; divides both.
+        steps: Of the transformer.
+        decay_from: Step from which its learning rate falls.
+        batch: Scenes to its step, of all processes together.
+        decoder_steps: Of the decoder alone, with 8 crops each.
+        preview: Scenes that the linear preview is fitted to.
+        judge_steps: Of the judge.
+        every: Steps to a checkpoint and a row of the log.
+        picture_steps: Sampling steps of the sample sheet; None for the model's own.
+        compile: Whether the transformer is compiled for its training.
+    """
 
     vae_steps: int
+    text_steps: int
     scenes: int
-    minutes: float
+    others: int
+    shard: int
+    steps: int
+    decay_from: int
+    batch: int
     decoder_steps: int
+    preview: int
     judge_steps: int
+    every: int
+    picture_steps: int | None
+    compile: bool
 
 
-FULL = Lengths(vae_steps=2250, scenes=32_000, minutes=80, decoder_steps=0, judge_steps=1500)
-SMOKE = Lengths(vae_steps=5, scenes=40, minutes=0.2, decoder_steps=5, judge_steps=5)
+FULL = Lengths(
+    vae_steps=4000, text_steps=1600, scenes=28_000, others=5600, shard=800, steps=5600, decay_from=1500,
+    batch=64, decoder_steps=900, preview=400, judge_steps=1500, every=100, picture_steps=None, compile=True,
+)  # fmt: skip
+SMOKE = Lengths(
+    vae_steps=4, text_steps=4, scenes=32, others=16, shard=8, steps=6, decay_from=3,
+    batch=8, decoder_steps=2, preview=40, judge_steps=4, every=2, picture_steps=2, compile=False,
+)  # fmt: skip
 
 
-def stage(module: str, out: Path, *arguments: object, done: str | None = None) -> None:
-    """Run a stage's command unless its mark RUN/`done`.done is there; then leave the mark."""
-    mark = out / f"{done or module}.done"
-    if mark.exists():
-        return
-    command = [sys.executable, "-m", f"fluxnb.training.{module}", *map(str, arguments)]
-    print("$", *command[1:], flush=True)
-    subprocess.run(command, check=True)
-    mark.touch()
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """Runs stages of one folder, each in processes of its own.
+
+    Args:
+        out: The folder, RUN.
+        threads: Of each process.
+    """
+
+    out: Path
+    threads: int
+
+    def __call__(self, name: str, *commands: tuple[object, ...]) -> None:
+        """Run commands (`python -m` before each) beside one another, unless RUN/`name`.done is there.
+
+        Raises:
+            SystemExit: If a command fails, or if the mark is of other commands.
+        """
+        mark, told = self.out / f"{name}.done", "\n".join(" ".join(map(str, c)) for c in commands)
+        if mark.exists():
+            if mark.read_text() != told:
+                raise SystemExit(
+                    f"{mark} is of another run: it was made by\n{mark.read_text()}\nand not by\n{told}\n"
+                    "Take another folder, or delete the mark to do this stage again."
+                )
+            return
+        print(told, flush=True)
+        environment = os.environ | {"OMP_NUM_THREADS": str(self.threads)}
+        if sys.platform in LOOPBACK:
+            environment |= {"GLOO_SOCKET_IFNAME": LOOPBACK[sys.platform]}
+        running = [
+            subprocess.Popen([sys.executable, "-m", *map(str, command)], env=environment)
+            for command in commands
+        ]
+        codes = [one.wait() for one in running]
+        if any(codes):
+            raise SystemExit(f"the stage {name} failed; what it said is above")
+        mark.write_text(told)
 
 
-def train(out: Path, to: Path, lengths: Lengths, threads: int) -> None:
-    """All stages in order."""
+def train(out: Path, to: Path, lengths: Lengths, processes: int, threads: int) -> None:
+    """All stages in order; `processes` share the long ones."""
     out.mkdir(parents=True, exist_ok=True)
-    common = ("--out", out, "--threads", threads)
-    stage("tokenizers", out, out)
-    stage("vae", out, *common, "--steps", lengths.vae_steps)
-    stage("latents", out, *common, "--count", lengths.scenes)
-    stage("transformer", out, *common, "--minutes", lengths.minutes)
-    stage("vae", out, *common, "--steps", lengths.decoder_steps, "--freeze-encoder", done="decoder")
-    stage("export", out, "--out", out, "--to", to)
-    stage("preview", out, "--model", to)
-    stage("judge", out, *common, "--steps", lengths.judge_steps)
+    stages = Stages(out, threads)
+    run = ("--out", out)
+    common = (*run, "--threads", threads)
+    trained = (*common, "--every", lengths.every)
+    shared = (*TORCHRUN, "--nproc-per-node", processes, "-m") if processes > 1 else ()
+    each = ("--batch", max(1, 16 // processes))
+    parts = [f"{part}/{processes}" for part in range(processes)]
+    made = ("--count", lengths.scenes, "--others", lengths.others, "--shard", lengths.shard)
+    stages("tokenizers", ("fluxnb.training.tokenizers", out))
+    stages("vae", (*shared, "fluxnb.training.vae", *trained, *each, "--steps", lengths.vae_steps))
+    stages("text", ("fluxnb.training.text", *trained, "--steps", lengths.text_steps))
+    stages("latents", *(("fluxnb.training.latents", *common, *made, "--part", part) for part in parts))
+    learning = ("--steps", lengths.steps, "--decay-from", lengths.decay_from)
+    each = ("--batch", max(1, lengths.batch // processes), *(("--compile",) if lengths.compile else ()))
+    stages("transformer", (*shared, "fluxnb.training.transformer", *trained, *each, *learning))
+    decoding = ("--freeze-encoder", "--rate", 0.3, "--steps", lengths.decoder_steps)
+    stages("decoder", ("fluxnb.training.vae", *trained, *decoding))
+    stages("export", ("fluxnb.training.export", *run, "--to", to))
+    stages("preview", ("fluxnb.training.preview", "--model", to, "--count", lengths.preview))
+    stages("judge", ("fluxnb.training.judge", *common, "--steps", lengths.judge_steps))
+    steps = () if lengths.picture_steps is None else ("--steps", lengths.picture_steps)
+    stages("sheets", ("fluxnb.training.sheets", *run, "--model", to, *steps))
+    stages("curves", ("fluxnb.training.curves", *run))
+
+
+def usual_processes() -> int:
+    """One where there is a GPU, else one for each core, but two at most: with more nothing was measured."""
+    return 1 if best_device() != "cpu" else min(2, os.cpu_count() or 1)
 
 
 def main() -> None:
@@ -63,10 +152,12 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of checkpoints and logs")
     parser.add_argument("--to", type=Path, required=True, help="folder of the finished checkpoint")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--smoke", action="store_true")
+    parser.add_argument("--processes", type=int, help="that share the work; 1 with a GPU, else 2")
+    parser.add_argument("--threads", type=int, default=1, help="of each process")
+    parser.add_argument("--smoke", action="store_true", help="toy lengths, to see that all of it runs")
     args = parser.parse_args()
-    train(args.out, args.to, SMOKE if args.smoke else FULL, args.threads)
+    processes = args.processes or usual_processes()
+    train(args.out.resolve(), args.to.resolve(), SMOKE if args.smoke else FULL, processes, args.threads)
 
 
 if __name__ == "__main__":

@@ -99,10 +99,8 @@ class Film:
 
     @property
     def note(self) -> str:
-        """What the prompt and the negative text lost, in sentences; an empty negative text is meant so."""
-        negative = self.run.negative
-        lost = negative.notes if negative is not None and negative.text.strip() else ()
-        return " ".join((*self.run.text.notes, *lost))
+        """What its run asks for in vain, see `Run.notes`, in sentences."""
+        return " ".join(note[0].upper() + note[1:] + "." for note in self.run.notes)
 
     def choices(self, blocks: str | int | Iterable[str | int]) -> tuple[str, ...]:
         """Returns groups and numbers of blocks as `look` takes them.

@@ -198,8 +198,9 @@ const view = (model, el, film) => {
   const live = make("input", { type: "checkbox", role: "switch", id: `${id}-live` });
   const field = (/** @type {string} */ label, /** @type {Node[]} */ ...nodes) =>
     make("div", { className: "fluxnb-field", title: /** @type {any} */ (TITLES)[label] ?? "" }, make("span", { className: "fluxnb-label", textContent: label, "aria-hidden": "true" }), ...nodes);
+  const note = make("div", { className: "fluxnb-note", "aria-live": "polite" });
   const settings = make("fieldset", { className: "fluxnb-settings", "aria-label": "settings" },
-    make("div", { className: "fluxnb-top" }, prompt, button),
+    make("div", { className: "fluxnb-top" }, prompt, button), note,
     make("div", { className: "fluxnb-row" }, field("seed", inputs.seed, dice), field("steps", inputs.num_steps),
       field("shift", shiftSlider, inputs.shift), field("CFG", inputs.cfg_weight),
       make("label", { className: "fluxnb-switch", htmlFor: `${id}-live`, title: "draw anew whenever the seed or the shift moves" },
@@ -241,11 +242,10 @@ const view = (model, el, film) => {
 
   const progress = make("progress", { max: 1, "aria-label": "progress of the run" });
   const status = make("span", { className: "fluxnb-status", role: "status" });
-  const note = make("div", { className: "fluxnb-note" });
   const error = make("div", { className: "fluxnb-error", role: "alert" });
   const root = make("div", { className: "fluxnb", role: "group", "aria-label": "FLUX widget" }, settings,
     make("div", { className: "fluxnb-foot" }, status, progress),
-    make("div", { className: "fluxnb-body" }, picture, side), error, note);
+    make("div", { className: "fluxnb-body" }, picture, side), error);
   el.append(make("div", { className: "fluxnb-host" }, root));
 
   // ---- what the person does

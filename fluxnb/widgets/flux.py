@@ -89,7 +89,7 @@ class FluxWidget(anywidget.AnyWidget):
         self._runs = self._answers = 0
         self._taking = False  # whether the settings come from the browser just now
         self._kinds: tuple[str, ...] = ("clean",)  # pictures decoded while a run is drawn
-        # What a prompt lost is said under the widget; the filter holds for calls from this module alone.
+        # What a prompt asks in vain is said under it; the filter holds for calls from this module alone.
         warnings.filterwarnings("ignore", category=PromptWarning, module=r"fluxnb\.widgets\.flux$")
         super().__init__(live=live, **{k: v for k, v in start_arguments.items() if k in PANEL})
         self.on_msg(self._hear)

@@ -24,7 +24,7 @@ class Status:
         total: Steps of the whole run; 0 until it has begun.
         seconds: Time spent in the steps made.
         error: Why it, or a picture of it, failed, in one sentence.
-        note: What the prompt and the negative text lost, in sentences.
+        note: What is asked for in vain, in sentences.
     """
 
     state: str

@@ -524,6 +524,19 @@ def test_an_error_stands_under_the_widget_and_leaves_it_usable(view, film):
     assert len(view.sent("generate")) == 1
 
 
+def test_a_hint_stands_under_the_prompt_above_the_settings_and_is_read_out(view):
+    note = view.page.locator(".fluxnb-note")
+    expect(note).to_be_hidden()
+    view.put("_status", note="This model was not taught 'kitten' (try cat).")
+    expect(note).to_have_text("This model was not taught 'kitten' (try cat).")
+    expect(note).to_have_attribute("aria-live", "polite")
+    prompt, hint, seed = (
+        one.bounding_box()
+        for one in (view.page.get_by_label("prompt"), note, view.page.get_by_label("seed", exact=True))
+    )
+    assert prompt["y"] + prompt["height"] <= hint["y"] and hint["y"] + hint["height"] <= seed["y"]
+
+
 def test_text_of_others_stays_text(blank, film):
     opening = film.opening().content
     blank.hear(Message({**opening, "words": [HOSTILE]}), *pictures(film))

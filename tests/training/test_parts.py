@@ -1,19 +1,32 @@
 """The parts of the demo model's training that can be right or wrong by themselves."""
 
-import random
+from unittest import mock
 
+import mlx.core as mx
 import numpy as np
+import pytest
 import torch
 from torch.nn import functional
 
-from fluxnb.training import evaluate, judge, networks, optim, scenes, transformer, vae
+from fluxnb import flow
+from fluxnb.training import (
+    curves,
+    networks,
+    optim,
+    sheets,
+    tokenizers,
+    transformer,
+    vae,
+)
 
 
-def test_unpack_undoes_pack_in_the_order_of_the_reference():
-    latents = torch.arange(2 * 16 * 6 * 6, dtype=torch.float32).view(2, 16, 6, 6)
+def test_pack_is_in_the_order_of_the_reference():
+    latents = torch.arange(2 * 16 * 6 * 4, dtype=torch.float32).view(2, 16, 6, 4)
     tokens = networks.pack(latents)
-    assert torch.equal(networks.unpack(tokens), latents)
-    assert tokens[0, 4, 5 * 4 + 1 * 2 + 0] == latents[0, 5, 2 * 1 + 1, 2 * 1 + 0]  # token (1, 1), channel 5
+    assert tokens.shape == (2, 3 * 2, 64)
+    assert tokens[0, 3, 5 * 4 + 1 * 2 + 0] == latents[0, 5, 2 * 1 + 1, 2 * 1 + 0]  # token (1, 1), channel 5
+    ours = flow.pack(mx.array(latents.permute(0, 2, 3, 1).numpy()))
+    assert np.array_equal(np.array(ours), tokens.numpy())
 
 
 def test_plain_attention_equals_torchs():
@@ -56,33 +69,85 @@ def test_the_running_average_ends_between_start_and_now():
     assert torch.allclose(average.weight, before + 0.1, atol=1e-6)
 
 
-def test_crops_are_pictures_on_the_grid_of_cells():
-    batch = vae.Crops(seed=1).batch()
-    assert batch.shape == (vae.BATCH, 3, vae.CROP, vae.CROP)
+def test_crops_are_pictures_on_the_grid_of_tokens():
+    batch = vae.crops(seed=1, step=0, batch=8)
+    assert batch.shape == (8, 3, vae.CROP, vae.CROP)
     assert batch.min() >= -1 and batch.max() <= 1 and batch.std() > 0.1
 
 
-def test_the_shipped_judge_is_right_on_98_of_100_real_scenes():
-    objects, ground = judge.accuracy(judge.load(), count=200)
-    assert objects >= 0.98 and ground >= 0.98
+def test_crops_are_of_ever_newer_scenes(monkeypatch):
+    seen = []
+    monkeypatch.setattr(vae, "picture", lambda seed, n: seen.append(n) or np.zeros((128, 128, 3), np.uint8))
+    for step in (0, 2000):
+        vae.crops(seed=1, step=step, batch=50)
+    first, later = seen[: len(seen) // 3], seen[-len(seen) // 3 :]
+    assert min(first) >= 0 and max(first) < vae.FIRST
+    assert max(later) - min(later) < vae.POOL and min(later) > vae.FIRST
 
 
-def test_the_judge_finds_where_an_object_stands():
-    scene = scenes.Scene("", "blue", (scenes.Sprite("cat", 8, 64, 56),), 0.0, says_color=False)
-    verdict = judge.judge_pictures(judge.load(), scenes.render(scene)[0][None])[0]
-    assert (verdict.objects[0], verdict.ground) == ("cat", "blue")
-    x, y = verdict.centres[0]
-    assert abs(x - 36 / 128) < 0.08 and abs(y - 92 / 128) < 0.08
+def test_sigmas_of_a_batch_fill_the_whole_range_evenly():
+    sigmas = transformer.draw_sigmas(64, torch.Generator().manual_seed(3))
+    shares = torch.special.ndtr(torch.logit(sigmas))
+    assert torch.equal((shares * 64 + 1e-3).long().clamp(max=63), torch.arange(64))
 
 
-def test_the_judge_does_not_find_an_object_that_is_not_there():
-    rng = random.Random(9)
-    made = [scenes.make_scene(rng, pairs=0, name="dog") for _ in range(20)]
-    pictures = np.stack([scenes.render(scene)[0] for scene in made])
-    assert all(v.objects[0] != "cat" for v in judge.judge_pictures(judge.load(), pictures))
+def test_each_step_and_each_process_draws_other_numbers(monkeypatch):
+    drawn = []
+    for rank in (0, 1):
+        monkeypatch.setattr(optim, "this_process", lambda rank=rank: (rank, 2))
+        drawn += [torch.rand(1, generator=optim.step_generator(0, step)).item() for step in range(3)]
+    assert len(set(drawn)) == 6
 
 
-def test_the_interval_holds_the_share_and_narrows_with_more():
-    low, high = evaluate.interval(80, 100)
-    assert 0.70 < low < 0.8 < high < 0.88
-    assert np.diff(evaluate.interval(800, 1000)) < high - low
+def test_losses_are_computed_on_the_device_where_the_networks_are():
+    """torch's "meta" device keeps no numbers, and refuses to mix its tensors with others'."""
+    tokens = torch.zeros(3, 64, 64).half(), torch.ones(3, 64, dtype=torch.bool)
+    text = torch.zeros(3, 24, 128).half(), torch.zeros(3, 128).half()
+    data = mock.Mock(transformer.Data, sets={(8, 8): (*tokens, *text)}, grids=[(8, 8)])
+    data.empty = tuple(one[:1] for one in text)
+    data.batch = lambda *arguments: transformer.Data.batch(data, *arguments)
+    generator = torch.Generator().manual_seed(0)
+    net = networks.build_transformer().to("meta")
+    loss = transformer.step_loss(net, net, data, 2, generator, "meta")
+    assert loss.device.type == "meta" and loss.dtype == torch.float32
+    with pytest.raises(RuntimeError, match="device"):
+        transformer.step_loss(net, net, data, 2, generator, "cpu")
+    x, autoencoder = vae.crops(1, 0, 2), networks.build_vae().to("meta")
+    assert vae.step_loss(autoencoder, x.to("meta"), False, generator)[0].device.type == "meta"
+
+
+def test_a_checkpoint_of_a_gpu_loads_without_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+    optim.save_atomically(tmp_path / "a.pt", {"net": {"weight": torch.arange(3)}})
+    monkeypatch.undo()
+    if not torch.cuda.is_available():
+        with pytest.raises(RuntimeError, match="map_location"):
+            torch.load(tmp_path / "a.pt", weights_only=True)
+    state = optim.load_checkpoint(tmp_path / "a.pt")
+    assert torch.equal(state["net"]["weight"], torch.arange(3))
+    assert [file.name for file in tmp_path.iterdir()] == ["a.pt"]
+
+
+def test_curves_show_what_the_logs_hold(tmp_path):
+    (tmp_path / "vae.csv").write_text("step,minutes,loss,psnr,latent_std\n100,1,0.5,16,1\n200,2,0.3,20,1\n")
+    (tmp_path / "transformer.csv").write_text(
+        "step,minutes,samples,loss\n9,1,90,0.4\n20,2,200,0.2\n20,2,200,0.1\n"
+    )
+    (tmp_path / "text.csv").write_text("step,minutes,loss,noun,size\n1,0,9,0.1,0.4\n2,0,8,0.2,0.7\n")
+    titles = ["autoencoder", "autoencoder", "text encoders", "text encoders", "transformer"]
+    shown = [axes for axes in curves.draw_curves(tmp_path).axes if axes.axison]
+    assert [axes.get_title() for axes in shown] == titles
+    assert [axes.get_ylabel() for axes in shown] == ["loss", "PSNR in dB", "loss", "right answers", "loss"]
+    (line,) = shown[-1].lines
+    assert line.get_xdata().tolist() == [90, 200] and line.get_ydata().tolist() == [0.4, 0.1]
+    assert [line.get_label() for line in shown[3].lines] == ["noun", "size"]
+
+
+def test_curves_of_a_folder_without_logs_say_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"vae\.csv"):
+        curves.draw_curves(tmp_path)
+
+
+def test_prompts_of_the_sample_sheet_are_made_of_taught_words():
+    known = set(tokenizers.caption_words())
+    assert [word for prompt in sheets.PROMPTS for word in prompt.split() if word not in known] == []
