@@ -185,6 +185,7 @@ def test_the_scale_is_that_of_peft(tmp_path, settings, scale):
         ),
         (dict([*pair().items()][:1]), "by halves"),
         ({name: array[:, :1] if "A" in name else array for name, array in pair().items()}, "another model"),
+        (pair(rank=0), "another model"),
         ({name: array[:8] for name, array in pair().items()}, "another model"),
         ({name: np.full_like(array, np.nan) for name, array in pair().items()}, "not finite"),
         ({name: array[0] for name, array in pair().items()}, "is no LoRA"),

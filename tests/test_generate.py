@@ -7,6 +7,7 @@ import subprocess
 import sys
 from functools import cache
 
+import mlx.core as mx
 import numpy as np
 import pytest
 import tiny_checkpoint
@@ -15,6 +16,8 @@ from test_disk import full_after
 
 from fluxnb import cli, recipe
 from fluxnb.checkpoints import store
+from fluxnb.checkpoints.adapters import Adapter, places
+from fluxnb.model.lora import LowRank
 from fluxnb.pipeline import FluxPipeline
 
 PICTURE = Image.fromarray(np.random.default_rng(1).integers(0, 256, (70, 50, 3), np.uint8))
@@ -273,7 +276,7 @@ def test_what_has_no_effect_is_one_line_and_goes_on(words, message, capsys):
         (["--seed", "1"], "--from takes seed from a.png; leave out --seed"),
         (["--seed", "0"], "leave out --seed"),
         (["--w16"], "leave out --w16"),
-        (["--negative_prompt", ""], "leave out --negative_prompt"),
+        (["--negative_prompt", ""], "leave out --negative-prompt"),
         (["--image-path", "cat.png"], "a.png was drawn from no other picture; leave out --image-path"),
     ],
 )
@@ -346,3 +349,29 @@ def test_ctrl_c_ends_a_real_run_with_one_line_and_no_file():
     assert (command.returncode, out) == (130, "")
     assert err.endswith("fluxnb: interrupted\n") and "Traceback" not in err
     assert os.listdir() == []
+
+
+def test_an_adapter_draws_and_its_recipe_asks_for_it(tmp_path, capsys):
+    file = one_change().save(tmp_path / "thing.safetensors")
+    assert cli.main([*SHORT, "--seed", "1", "-o", "plain.png"]) == 0
+    adapted = ["--lora-paths", str(file), "--lora-scales", "2"]
+    assert cli.main([*SHORT, "--seed", "1", *adapted, "-o", "adapted.png"]) == 0
+    assert Image.open("plain.png").tobytes() != Image.open("adapted.png").tobytes()
+    assert cli.main(["generate", "--from", "adapted.png", "--lora-paths", str(file), "-o", "again.png"]) == 0
+    assert Image.open("again.png").tobytes() == Image.open("adapted.png").tobytes()
+    capsys.readouterr()
+    for arguments, message in (
+        (["--from", "adapted.png"], "with the adapters 'thing'; name them: --lora-paths FILE"),
+        (["--from", "plain.png", "--lora-paths", str(file)], "without the adapter 'thing'; leave it out"),
+        (["--from", "adapted.png", *adapted], "leave out --lora-scales"),
+        (["--prompt", "a cat", *adapted, "3"], "2 strengths for 1 adapters"),
+    ):
+        assert cli.main(["generate", *arguments, "-o", "other.png"]) == 2
+        assert message in capsys.readouterr().err
+
+
+def one_change():
+    """An adapter of the demo model that changes one matrix."""
+    place = next(one for one in places(FluxPipeline().networks.configs.mmdit) if "linear2" in one.layer)
+    change = LowRank(mx.ones((1, place.columns)), mx.full((place.rows[0], 1), 1e-3))
+    return Adapter("thing", {place.sources[0]: change})

@@ -74,7 +74,7 @@ def read(path: str | os.PathLike, config: MMDiTConfig, weight_name: str | None =
         place, number = known[layer]
         down, up = (parts[side].astype(mx.float32) for side in ("down", "up"))
         rows = sum(place.rows) if number is None else place.rows[number]
-        if down.shape[1] != place.columns or up.shape != (rows, len(down)):
+        if not len(down) or down.shape[1] != place.columns or up.shape != (rows, len(down)):
             raise CheckpointError(
                 f"{file} was made for another model: {layer} is {up.shape} @ {down.shape}, and the matrix "
                 f"that it changes {(rows, place.columns)}; load the model that it belongs to"

@@ -153,8 +153,8 @@ def _scales(chosen: argparse.Namespace) -> list[float]:
         return [1.0] * len(paths)
     if len(chosen.lora_scales) != len(paths):
         raise InputError(
-            f"--lora-scales has {len(chosen.lora_scales)} strengths for {len(paths)} --lora-paths;"
-            " give one for each"
+            f"--lora-scales has {len(chosen.lora_scales)} strengths for {len(paths)} adapters in "
+            "--lora-paths; give one for each"
         )
     return [checks.number("--lora-scales", scale) for scale in chosen.lora_scales]
 
@@ -239,7 +239,7 @@ def _loading_again(chosen: argparse.Namespace, again: Recipe, start: Source | No
     for flag in IN_RECIPE:
         value = getattr(chosen, flag)
         if value is not None and value is not False:  # but 0 is an answer
-            raise InputError(f"--from takes {flag} from {picture}; leave out --{flag}")
+            raise InputError(f"--from takes {flag} from {picture}; leave out --{flag.replace('_', '-')}")
     if (start and start.digest) != again.settings.image:
         if again.settings.image is None:
             raise InputError(f"{picture} was drawn from no other picture; leave out --image-path")

@@ -32,9 +32,10 @@ import mlx.optimizers as optim
 import numpy as np
 from PIL import Image
 
-from fluxnb import FluxPipeline, checks, flow, source
+from fluxnb import FluxPipeline, checks, flow, interrupts, source
 from fluxnb.checkpoints.adapters import Adapter, combine, places
 from fluxnb.errors import InputError
+from fluxnb.model.config import MMDiTConfig
 from fluxnb.model.lora import LowRank, changed
 from fluxnb.model.mmdit import MMDiT
 from fluxnb.settings import default_shift
@@ -98,7 +99,7 @@ def finetune(
     seed: int = 0,
     on_step: Callable[[Progress], object] | None = None,
 ) -> Adapter:
-    """Trains an adapter; the pipeline is left as it is, and its own adapters do not count.
+    """Trains an adapter on the model's own weights; the pipeline is left as it is.
 
     Ctrl-C, or the stop button of a notebook, ends the training: what was learnt until then is returned.
 
@@ -145,22 +146,19 @@ def finetune(
         said = _velocity(changed(network, changes), *there, guidance, dtype)
         return mx.mean((said - moments.velocity) ** 2)
 
-    rise = min(WARM_UP, steps // 2)
-    rates = [optim.cosine_decay(learning_rate, steps - rise)]
-    if rise:
-        rates = [optim.linear_schedule(0, learning_rate, rise), *rates]
-    optimizer = optim.AdamW(rates[0] if not rise else optim.join_schedules(rates, [rise]), weight_decay=0.0)
+    optimizer = optim.AdamW(_rate(learning_rate, steps), weight_decay=0.0)
     loss_and_slope = mx.value_and_grad(loss)
     old = batch // 2 if keep else 0
     losses = []
     try:
         for index in range(steps):
-            moments = _new(rng, clean, [words[text] for text in captions], words[""], batch - old)
-            if old:
-                moments = _joined([moments, _some(kept, rng.integers(len(kept.texts), size=old))])
-            value, slope = loss_and_slope(layers, moments)
-            better = optimizer.apply_gradients(slope, layers)
-            mx.eval(better, optimizer.state, value)
+            with interrupts.kept():
+                moments = _new(rng, clean, [words[text] for text in captions], words[""], batch - old)
+                if old:
+                    moments = _joined([moments, _some(kept, rng.integers(len(kept.texts), size=old))])
+                value, slope = loss_and_slope(layers, moments)
+                better = optimizer.apply_gradients(slope, layers)
+                mx.eval(better, optimizer.state, value)
             layers = better  # the only change there is: an interrupt before it loses one step
             losses.append(value.item())
             if on_step is not None:
@@ -197,7 +195,7 @@ def measure(
     return sum(losses) / len(losses)
 
 
-def _first(config, rank: int, rng: np.random.Generator) -> dict[str, dict[str, mx.array]]:
+def _first(config: MMDiTConfig, rank: int, rng: np.random.Generator) -> dict[str, dict[str, mx.array]]:
     """Gives the matrices to begin with: `down` uniform as PEFT has it, `up` zero, so that nothing changes."""
     layers = {}
     for place in places(config):
@@ -208,6 +206,15 @@ def _first(config, rank: int, rng: np.random.Generator) -> dict[str, dict[str, m
                 down = rng.uniform(-bound, bound, (rank, place.columns)).astype(np.float32)
                 layers[source_name] = {"down": mx.array(down), "up": mx.zeros((rows, rank))}
     return layers
+
+
+def _rate(highest: float, steps: int) -> Callable[[mx.array], mx.array]:
+    """Gives the learning rate of each step: a short rise, and a long way down to 0."""
+    rise = min(WARM_UP, steps // 2)
+    fall = optim.cosine_decay(highest, steps - rise)
+    if not rise:
+        return fall
+    return optim.join_schedules([optim.linear_schedule(0, highest, rise), fall], [rise])
 
 
 def _velocity(
