@@ -32,7 +32,12 @@ PRECISION_GOAL = 0.8
 
 
 def measure(
-    pipeline: FluxPipeline, draw: Draw, model: judge.Judge, count: int, reference: int = 1000
+    pipeline: FluxPipeline,
+    draw: Draw,
+    model: judge.Judge,
+    count: int,
+    reference: int = 1000,
+    others: float = 1.0,
 ) -> tuple[list[Figure], str]:
     """All that has to do with pictures, each figure printed as it comes.
 
@@ -42,6 +47,7 @@ def measure(
         model: The judge.
         count: Prompts, half of them with two objects; other sets are shares of it.
         reference: Real scenes for the judge.
+        others: Size of the other sets, as a multiple of their usual shares.
 
     Returns:
         Figures, and what was missed most.
@@ -53,12 +59,13 @@ def measure(
         made.extend(part)
 
     def of(share: float) -> int:
-        return max(2, round(share * count))
+        return max(2, round(share * count * others))
 
     examiner = Examiner(draw, model)
     tell(judged(model, reference))
     tell(autoencoder(pipeline, model, of(0.1)))
-    singles, pairs = (examiner.ask(prompts.seen(of(0.5), share, i)) for i, share in enumerate((0, 1)))
+    half = max(2, count // 2)
+    singles, pairs = (examiner.ask(prompts.seen(half, share, i)) for i, share in enumerate((0, 1)))
     usual = singles.and_then(pairs)
     tell(pictures_of(usual, examiner.ask(prompts.twins(of(0.1)))))
     missed = most_missed(usual)
@@ -102,6 +109,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, help="folder in the place of the demo model")
     parser.add_argument("--judge", type=Path, default=judge.WEIGHTS)
     parser.add_argument("--prompts", type=int, default=1000, help="other sets are shares of it")
+    parser.add_argument("--others", type=float, default=1.0, help="size of these, as a multiple")
     parser.add_argument("--processes", type=int, default=2, help="that draw")
     parser.add_argument("--only", choices=("costs", "pictures", "maps"), help="one part of the three")
     parser.add_argument("--table", type=Path, help="file for the figures: Markdown, or JSON if it ends so")
@@ -119,7 +127,7 @@ def main() -> None:
     torch.set_num_threads(1)
     if args.only in (None, "pictures"):
         with workers(checkpoint, args.processes) as draw:
-            found, missed = measure(pipeline, draw, judge.load(args.judge), args.prompts)
+            found, missed = measure(pipeline, draw, judge.load(args.judge), args.prompts, others=args.others)
         made, notes = made + found, [missed]
     if args.only in (None, "maps"):
         results = trust.measure(pipeline, args.scenes)
