@@ -106,7 +106,7 @@ def _find(path: str | os.PathLike, weight_name: str | None) -> Path:
         if weight_name is not None:
             name = checks.label("weight_name", weight_name)
             if name != Path(name).name:
-                raise InputError(f"weight_name is {name!r}; give the name of a file in {found}, without a path")
+                raise InputError(f"weight_name is {name!r}; give the name of a file in {found} alone")
             found = found / name
         elif (found / FILE).is_file():
             found = found / FILE
