@@ -138,7 +138,7 @@ def test_four_steps_end_in_the_latents_of_diffusers(both, cfg_weight, seed, late
         seed=seed,
         num_steps=4,
         cfg_weight=cfg_weight,
-        negative_text="fog" if cfg_weight else "",
+        negative_text="a tree" if cfg_weight else "",
         latent_size=latent_size,
     )
     noise = np.array(flow.pack(run.latents))
@@ -160,7 +160,7 @@ def test_a_run_from_a_picture_ends_in_the_latents_of_diffusers(both, cfg_weight,
         seed=seed,
         num_steps=steps,
         cfg_weight=cfg_weight,
-        negative_text="fog" if cfg_weight else "",
+        negative_text="a tree" if cfg_weight else "",
         latent_size=(12, 20),
         image=picture,
         denoise=denoise,
