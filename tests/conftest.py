@@ -11,7 +11,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HOME"] = f"{tempfile.gettempdir()}/fluxnb-no-cache"  # what the tester has in his is not seen
 
 IN_CI = bool(os.environ.get("CI"))
-PARITY = all(find_spec(name) for name in ("torch", "diffusers"))
+PARITY = all(find_spec(name) for name in ("torch", "diffusers", "peft"))
 LEFT_OUT = "tests of parity and training left out: they need pip install 'fluxnb[parity,train]'"
 collect_ignore = [] if PARITY else ["parity", "training"]
 

@@ -236,3 +236,9 @@ def test_a_pickle_is_not_opened(tmp_path):
 
 def test_an_adapter_says_how_large_it_is():
     assert repr(adapter([ATTENTION, "proj_out"])) == "<Adapter 'thing': rank 2 on 2 matrices>"
+
+
+@pytest.mark.parametrize("name", ["../x.safetensors", "/etc/passwd", "a/b.safetensors"])
+def test_a_weight_name_leads_to_no_other_folder(tmp_path, name):
+    with pytest.raises(InputError, match="weight_name"):
+        adapter_files.read(tmp_path, CONFIG, weight_name=name)

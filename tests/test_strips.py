@@ -73,4 +73,4 @@ def test_memory_is_a_part_of_what_the_whole_takes():
         mx.eval(decode())
         return mx.get_peak_memory() - before
 
-    assert peak(lambda: strips.decode(vae, z, 8)) < peak(lambda: vae.decode(z)) / 3
+    assert peak(lambda: strips.decode(vae, z, 8)) < 0.4 * peak(lambda: vae.decode(z))

@@ -104,7 +104,10 @@ def _find(path: str | os.PathLike, weight_name: str | None) -> Path:
     found = Path(os.path.expanduser(path))
     if found.is_dir():
         if weight_name is not None:
-            found = found / checks.label("weight_name", weight_name)
+            name = checks.label("weight_name", weight_name)
+            if name != Path(name).name:
+                raise InputError(f"weight_name is {name!r}; give the name of a file in {found} alone")
+            found = found / name
         elif (found / FILE).is_file():
             found = found / FILE
         else:

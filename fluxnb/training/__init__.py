@@ -13,7 +13,7 @@ where it was, but for the judge, which takes minutes and starts anew:
     judge        a classifier of real scenes
     sheets       pictures of fixed prompts, and scenes beside autoencoded ones
     curves       the logs of all stages as curves
-    evaluate     what the judge says of generated pictures
+    evaluate     all goals: what the judge says of generated pictures, sizes, speed, maps
 
 `python -m fluxnb.training.train` runs them in order, all but the last.
 """

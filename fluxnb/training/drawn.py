@@ -51,28 +51,29 @@ def draw_with(pipeline: FluxPipeline, order: Order) -> np.ndarray:
 
 
 @contextmanager
-def workers(checkpoint: str | None, processes: int) -> Iterator[Draw]:
+def workers(name: str, checkpoint: str | None, processes: int) -> Iterator[Draw]:
     """Start processes that draw.
 
     Args:
-        checkpoint: Folder in the place of the demo model, or None.
+        name: Of the model, as `FluxPipeline` takes it.
+        checkpoint: Folder in its place, or None.
         processes: How many, at least 1.
     """
     with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
 
         def draw(orders: Sequence[Order]) -> np.ndarray:
-            pictures = pool.map(partial(_draw, checkpoint), orders)
+            pictures = pool.map(partial(_draw, name, checkpoint), orders)
             return np.stack(list(tqdm(pictures, total=len(orders), leave=False)))
 
         yield draw
 
 
 @cache
-def _pipeline(checkpoint: str | None) -> FluxPipeline:
+def _pipeline(name: str, checkpoint: str | None) -> FluxPipeline:
     """The pipeline of a process."""
-    return FluxPipeline(local_ckpt=checkpoint)
+    return FluxPipeline(name, local_ckpt=checkpoint)
 
 
-def _draw(checkpoint: str | None, order: Order) -> np.ndarray:
+def _draw(name: str, checkpoint: str | None, order: Order) -> np.ndarray:
     """What a worker does."""
-    return draw_with(_pipeline(checkpoint), order)
+    return draw_with(_pipeline(name, checkpoint), order)

@@ -2,7 +2,7 @@
 
     python -m fluxnb.training.evaluate
     python -m fluxnb.training.evaluate --checkpoint RUN/demo --judge RUN/judge.safetensors --prompts 100
-    python -m fluxnb.training.evaluate --only pictures --table TABLE.md
+    python -m fluxnb.training.evaluate --model fluxnb/demo-schnell --only pictures --table TABLE.md
     python -m fluxnb.training.evaluate --only maps       # how far its maps can be trusted, see `trust`
 
 Prompts are captions of scenes that training never saw (`prompts`); pictures are drawn by fluxnb itself
@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from fluxnb.checkpoints import catalog
 from fluxnb.checkpoints.sources import DEMO_FOLDER
 from fluxnb.pipeline import FluxPipeline
 from fluxnb.training import figures, judge, prompts, trust
@@ -72,7 +73,7 @@ def measure(
     print(missed, flush=True)
     held = examiner.ask(prompts.held_grounds(of(0.3))), examiner.ask(prompts.held_pairs(of(0.3)))
     tell(held_out(singles, pairs, *held))
-    tell(ways(examiner, singles.first(of(0.15)).and_then(pairs.first(of(0.15)))))
+    tell(ways(examiner, singles.first(of(0.15)).and_then(pairs.first(of(0.15))), pipeline.entry))
     tell(variety(pipeline, draw, of(0.01)))
     tell(sizes(examiner, of(0.06), max(2, reference // 4)))
     return made, missed
@@ -106,7 +107,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--checkpoint", type=Path, help="folder in the place of the demo model")
+    parser.add_argument(
+        "--model", default=catalog.DEMO.name, help="name of the model, by default %(default)s"
+    )
+    parser.add_argument("--checkpoint", type=Path, help="folder in the place of its weights")
     parser.add_argument("--judge", type=Path, default=judge.WEIGHTS)
     parser.add_argument("--prompts", type=int, default=1000, help="other sets are shares of it")
     parser.add_argument("--others", type=float, default=1.0, help="size of these, as a multiple")
@@ -119,14 +123,14 @@ def main() -> None:
     )
     args = parser.parse_args()
     checkpoint, folder = args.checkpoint and str(args.checkpoint), args.checkpoint or DEMO_FOLDER
-    pipeline = FluxPipeline(local_ckpt=checkpoint)
+    pipeline = FluxPipeline(args.model, local_ckpt=checkpoint)
     made, notes = [], []
     if args.only in (None, "costs"):
         made += costs(pipeline, folder)
         show(made)
     torch.set_num_threads(1)
     if args.only in (None, "pictures"):
-        with workers(checkpoint, args.processes) as draw:
+        with workers(args.model, checkpoint, args.processes) as draw:
             found, missed = measure(pipeline, draw, judge.load(args.judge), args.prompts, others=args.others)
         made, notes = made + found, [missed]
     if args.only in (None, "maps"):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fluxnb.checkpoints.catalog import Entry
 from fluxnb.training import figures, judge, prompts
 from fluxnb.training.drawn import Draw, Order
 from fluxnb.training.figures import Figure
@@ -19,13 +20,12 @@ OBJECTS = ("object", "both", "two")  # of `QUESTIONS`, those for the right objec
 GOALS = {"object": 98, "both": 95, "ground": 99, "relation": 95, "size": 95, "place": 95}  # percent
 JUDGE_GOAL = 99  # percent
 HELD_OUT_GAP = 3  # points
-STEPS_GAP = 1  # points: what 50 steps may be better than the usual ones
-FEW_STEPS, FEW_STEPS_GOAL = 8, 95  # steps, percent
-WAYS = {
-    "50 steps": {"num_steps": 50},
-    f"{FEW_STEPS} steps": {"num_steps": FEW_STEPS},
-    "no CFG": {"cfg_weight": 0.0},
-}
+WAYS = (
+    ("50 steps", {"num_steps": 50}, None, -1),
+    ("8 steps", {"num_steps": 8}, 95, None),
+    ("no CFG", {"cfg_weight": 0.0}, None, 0),
+)
+"""What is tried, its options, and two goals: percent of right objects, points that the usual way gains."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,21 +104,27 @@ def held_out(singles: Seen, pairs: Seen, held_grounds: Seen, held_pairs: Seen) -
     return made
 
 
-def ways(examiner: Examiner, usual: Seen) -> list[Figure]:
-    """What other numbers of steps, and no CFG, make of the same prompts with the same noise."""
+def ways(examiner: Examiner, usual: Seen, entry: Entry) -> list[Figure]:
+    """What other numbers of steps, and no CFG, make of the same prompts with the same noise.
+
+    Args:
+        examiner: Draws.
+        usual: Pictures drawn as the model has it.
+        entry: How that is.
+    """
     part = "Steps and CFG, the same prompts with the same noise"
-    as_usual = usual.right(*OBJECTS)
-    made = [figures.share(part, "right objects, as usual (20 steps, CFG 3)", as_usual)]
-    least = {"50 steps": -STEPS_GAP, "no CFG": 0}
-    for what, options in WAYS.items():
+    named, as_usual = f"{entry.num_steps} steps, CFG {entry.cfg_weight:g}", usual.right(*OBJECTS)
+    made = [figures.share(part, f"right objects, {named}", as_usual)]
+    for what, options, goal, least in WAYS:
+        if options == {"cfg_weight": entry.cfg_weight}:
+            continue
         other = examiner.ask(usual.scenes, **options)
         right = other.right(*OBJECTS)
-        goal = FEW_STEPS_GOAL if options.get("num_steps") == FEW_STEPS else None
         pairs = zip(usual.pictures, other.pictures, strict=True)
         made += [
             figures.share(part, f"right objects, {what}", right, goal),
-            figures.paired(part, f"right objects, usual less {what}", as_usual, right, least=least.get(what)),
-            figures.average(part, f"{what} against usual, PSNR", [decibels(*pair) for pair in pairs], "dB"),
+            figures.paired(part, f"right objects, {named} less {what}", as_usual, right, least=least),
+            figures.average(part, f"{what} against {named}, PSNR", [decibels(*pair) for pair in pairs], "dB"),
         ]
     return made
 

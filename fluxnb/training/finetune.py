@@ -21,11 +21,13 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from statistics import NormalDist
 
 import mlx.core as mx
 import mlx.optimizers as optim
@@ -173,7 +175,8 @@ def measure(
 ) -> float:
     """Returns the loss of a pipeline, its adapters included, on pictures: how well it knows them.
 
-    It is the mean over `LEVELS` noise levels from 0 to 1, with the same noise for the same seed.
+    It is the mean over `LEVELS` noise levels, spread as those of the training are, with the same noise for
+    the same seed.
 
     Args:
         pipeline: As in `finetune`.
@@ -183,11 +186,12 @@ def measure(
     """
     network, entry = pipeline.transformer(), pipeline.entry
     channels = pipeline.networks.configs.vae.latent_channels
+    normal = [NormalDist().inv_cdf((level + 0.5) / LEVELS) for level in range(LEVELS)]
+    sigmas = [1 / (1 + math.exp(-one)) for one in normal]
     losses = []
     for i, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
         clean = pipeline.encode(source.read(picture), entry.latent_size)
         noise = flow.noise(seed + i, entry.latent_size, channels)
-        sigmas = [(level + 0.5) / LEVELS for level in range(LEVELS)]
         noisy = mx.concatenate([flow.add_noise(clean, noise, sigma) for sigma in sigmas])
         texts = [pipeline.encode_text(caption)] * LEVELS
         said = _velocity(network, noisy, mx.array(sigmas), texts, entry.guidance, pipeline.networks.dtype)

@@ -16,6 +16,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+MEETING = "FLUXNB_MEETING"
+"""Environment variable with the path of the file in which processes meet; they need no port to do so."""
+
 
 def orthogonalize(matrix: torch.Tensor, steps: int = 5) -> torch.Tensor:
     """Nearly the closest orthogonal matrix, by Newton-Schulz iteration.
@@ -98,9 +101,11 @@ class Optimizers:
 
 
 def join_processes() -> None:
-    """Find the other processes, if this is one of a `torchrun`."""
+    """Find the other processes, if this is one of a `torchrun` or of `train`; these meet in a file."""
     if "RANK" in os.environ:
-        dist.init_process_group("gloo")
+        rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        place = f"file://{os.environ[MEETING]}" if MEETING in os.environ else None
+        dist.init_process_group("gloo", init_method=place, rank=rank, world_size=count)
 
 
 def this_process() -> tuple[int, int]:

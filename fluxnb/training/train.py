@@ -6,8 +6,8 @@
 Each stage is a module with its own command, which tells more; a stopped run goes on where it was.
 Its mark, RUN/STAGE.done, holds what it was told: a folder is of one length, and deleting a mark does
 the stage again. `--smoke` takes every stage through at toy length: nothing good comes of it, in
-about two minutes. Processes send gradients over the loopback interface; the store of `torchrun`, by
-which they meet, listens on all interfaces.
+about two minutes. Processes that share a stage meet in a file and send gradients over the loopback
+interface; nothing listens on another one.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ import argparse
 import os
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from fluxnb.training.networks import best_device
+from fluxnb.training.optim import MEETING
 
 LOOPBACK = {"linux": "lo", "darwin": "lo0"}
-TORCHRUN = ("torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +85,19 @@ class Stages:
     out: Path
     threads: int
 
-    def __call__(self, name: str, *commands: tuple[object, ...]) -> None:
+    def __call__(self, name: str, *commands: tuple[object, ...], shared_by: int = 1) -> None:
         """Run commands (`python -m` before each) beside one another, unless RUN/`name`.done is there.
+
+        Args:
+            name: Of the stage.
+            *commands: What to run.
+            shared_by: Processes that share the work of the one command.
 
         Raises:
             SystemExit: If a command fails, or if the mark is of other commands.
         """
         mark, told = self.out / f"{name}.done", "\n".join(" ".join(map(str, c)) for c in commands)
+        told += f"\nshared by {shared_by} processes" * (shared_by > 1)
         if mark.exists():
             if mark.read_text() != told:
                 raise SystemExit(
@@ -102,11 +109,17 @@ class Stages:
         environment = os.environ | {"OMP_NUM_THREADS": str(self.threads)}
         if sys.platform in LOOPBACK:
             environment |= {"GLOO_SOCKET_IFNAME": LOOPBACK[sys.platform]}
-        running = [
-            subprocess.Popen([sys.executable, "-m", *map(str, command)], env=environment)
-            for command in commands
-        ]
-        codes = [one.wait() for one in running]
+        with tempfile.TemporaryDirectory() as folder:
+            meeting = {"WORLD_SIZE": str(shared_by), MEETING: str(Path(folder) / "meeting")}
+            running = [
+                subprocess.Popen(
+                    [sys.executable, "-m", *map(str, command)],
+                    env=environment | (meeting | {"RANK": str(rank)} if shared_by > 1 else {}),
+                )
+                for command in commands
+                for rank in range(shared_by)
+            ]
+            codes = [one.wait() for one in running]
         if any(codes):
             raise SystemExit(f"the stage {name} failed; what it said is above")
         mark.write_text(told)
@@ -119,17 +132,17 @@ def train(out: Path, to: Path, lengths: Lengths, processes: int, threads: int) -
     run = ("--out", out)
     common = (*run, "--threads", threads)
     trained = (*common, "--every", lengths.every)
-    shared = (*TORCHRUN, "--nproc-per-node", processes, "-m") if processes > 1 else ()
     each = ("--batch", max(1, 16 // processes))
     parts = [f"{part}/{processes}" for part in range(processes)]
     made = ("--count", lengths.scenes, "--others", lengths.others, "--shard", lengths.shard)
     stages("tokenizers", ("fluxnb.training.tokenizers", out))
-    stages("vae", (*shared, "fluxnb.training.vae", *trained, *each, "--steps", lengths.vae_steps))
+    together = {"shared_by": processes}
+    stages("vae", ("fluxnb.training.vae", *trained, *each, "--steps", lengths.vae_steps), **together)
     stages("text", ("fluxnb.training.text", *trained, "--steps", lengths.text_steps))
     stages("latents", *(("fluxnb.training.latents", *common, *made, "--part", part) for part in parts))
     learning = ("--steps", lengths.steps, "--decay-from", lengths.decay_from)
     each = ("--batch", max(1, lengths.batch // processes), *(("--compile",) if lengths.compile else ()))
-    stages("transformer", (*shared, "fluxnb.training.transformer", *trained, *each, *learning))
+    stages("transformer", ("fluxnb.training.transformer", *trained, *each, *learning), **together)
     decoding = ("--freeze-encoder", "--rate", 0.3, "--steps", lengths.decoder_steps)
     stages("decoder", ("fluxnb.training.vae", *trained, *decoding))
     stages("export", ("fluxnb.training.export", *run, "--to", to))

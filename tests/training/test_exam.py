@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import stubs
 
+from fluxnb.checkpoints import catalog
+from fluxnb.pipeline import FluxPipeline
 from fluxnb.training import costs, drawn, evaluate, exam, figures, judge, prompts, scenes, variety
 from fluxnb.training.drawn import Order
 from fluxnb.training.exam import Examiner
@@ -87,14 +89,21 @@ def test_ways_are_drawn_with_their_options_and_the_same_seeds(model):
     empty = scenes.Scene("", "red", (), 0.0, says_color=False)
     painter = Painter(made, lambda scene, order: empty if order.cfg_weight == 0 else scene)
     examiner = Examiner(painter, model)
-    told = by_name(exam.ways(examiner, examiner.ask(made)))
+    told = by_name(exam.ways(examiner, examiner.ask(made), catalog.DEMO))
     assert told["right objects, no CFG"].value == 0 and told["right objects, 8 steps"].value == 100
-    assert told["right objects, usual less no CFG"].value == 100
-    assert told["50 steps against usual, PSNR"].value == 100  # the same pictures
-    assert told["no CFG against usual, PSNR"].value < 30
+    assert told["right objects, 20 steps, CFG 3 less no CFG"].value == 100
+    assert told["50 steps against 20 steps, CFG 3, PSNR"].value == 100  # the same pictures
+    assert told["no CFG against 20 steps, CFG 3, PSNR"].value < 30
     options = {(order.num_steps, order.cfg_weight) for order in painter.orders}
     assert options == {(None, None), (50, None), (8, None), (None, 0.0)}
     assert [order.seed for order in painter.orders] == list(range(8)) * 4
+
+
+def test_a_model_without_cfg_is_not_compared_with_itself(model):
+    painter = Painter(SINGLES[:2])
+    examiner = Examiner(painter, model)
+    told = by_name(exam.ways(examiner, examiner.ask(SINGLES[:2]), catalog.DEMO_SCHNELL))
+    assert "right objects, 4 steps, CFG 0" in told and not any("no CFG" in what for what in told)
 
 
 def test_other_sizes_are_ordered_in_latent_cells(model, monkeypatch):
@@ -149,11 +158,12 @@ def test_an_order_is_drawn_as_the_pipeline_draws_it():
 
 
 def test_workers_draw_in_the_order_of_what_is_asked():
+    pipeline = FluxPipeline()
     orders = [Order("a cat", seed, num_steps=1, cfg_weight=0.0, latent_size=(12, 12)) for seed in range(3)]
-    with drawn.workers(None, 2) as draw:
+    with drawn.workers(catalog.DEMO.name, None, 2) as draw:
         pictures = draw(orders)
     assert pictures.shape == (3, 96, 96, 3)
-    assert np.array_equal(pictures, [drawn.draw_with(drawn._pipeline(None), order) for order in orders])
+    assert np.array_equal(pictures, [drawn.draw_with(pipeline, order) for order in orders])
 
 
 def test_the_fastest_pass_counts_and_the_first_time_does_not():
