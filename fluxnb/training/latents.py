@@ -1,6 +1,6 @@
 """Encode scenes once, in shards; the n-th shard depends on its number and the autoencoder alone.
 
-    python -m fluxnb.training.latents --out RUN --count 28000 --others 5600
+    python -m fluxnb.training.latents --out RUN --count 112000 --others 16800
 
 A shard is RUN/latents/NNN.npz: mean latents, float16 (n, 16, H/8, W/8), all of one canvas, the
 image tokens that an object touches, bool (n, H/16, W/16), and the scenes' captions. Canvases other
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from fluxnb.training import scenes
-from fluxnb.training.networks import best_device, build_vae
+from fluxnb.training.networks import autocast, best_device, build_vae
 from fluxnb.training.vae import load_average
 
 
@@ -35,7 +35,9 @@ def encode_shard(
         rendered = [scenes.render(scene) for scene in batch]
         x = torch.from_numpy(np.stack([picture for picture, _ in rendered])).permute(0, 3, 1, 2)
         x = (x.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
-        latents.append(vae.encode(x.to(vae.device)).latent_dist.mode().half().cpu().numpy())
+        with autocast(vae.device.type):
+            z = vae.encode(x.to(vae.device)).latent_dist.mode()
+        latents.append(z.half().cpu().numpy())
         for _, masks in rendered:
             mask = np.any(list(masks.values()), axis=0)
             touched.append(mask.reshape(rows, scenes.TOKEN, columns, scenes.TOKEN).any((1, 3)))
@@ -73,8 +75,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--count", type=int, default=28_000, help="scenes of the usual canvas")
-    parser.add_argument("--others", type=int, default=5600, help="scenes of the others together")
+    parser.add_argument("--count", type=int, default=112_000, help="scenes of the usual canvas")
+    parser.add_argument("--others", type=int, default=16_800, help="scenes of the others together")
     parser.add_argument("--shard", type=int, default=800, help="scenes in a shard; only whole ones are made")
     parser.add_argument("--part", default="0/1", help="which of how many processes this is")
     parser.add_argument("--seed", type=int, default=10_000)
