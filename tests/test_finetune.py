@@ -198,10 +198,9 @@ def test_the_command_teaches_from_a_folder_and_from_a_sprite(tmp_path, monkeypat
         stubs.pipeline().load_lora_weights(file)
 
 
-def test_a_folder_without_captions_is_one_error(tmp_path):
-    PICTURES[0].save(tmp_path / "a.png")
-    with pytest.raises(InputError, match="no captions"):
-        module._read_folder(tmp_path)
-    (tmp_path / "b.txt").write_text("a thing")
-    with pytest.raises(InputError, match="caption of 0 pictures"):
-        module._read_folder(tmp_path)
+def test_the_command_says_what_is_wrong(tmp_path, monkeypatch, capsys):
+    words = ["finetune", "--pictures", str(tmp_path / "nowhere"), "--to", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit):
+        module.main()
+    assert "there is no folder" in capsys.readouterr().err

@@ -8,8 +8,9 @@
     python -m fluxnb.training.finetune --sprite fluxnb/demo/dinosaur/dinosaur.png --word dinosaur --to FOLDER
     python -m fluxnb.training.finetune --pictures FOLDER --keep KEEP.txt --to FILE.safetensors
 
-One sprite is laid on grounds as in the demo model's scenes (`sprites`). A FOLDER holds pictures, and beside
-each its caption, dragon-1.png and dragon-1.txt; KEEP.txt holds a caption a line. No torch is needed.
+One sprite is laid on grounds as in the demo model's scenes (`sprites`). A FOLDER holds pictures with their
+captions, in metadata.jsonl or beside each (`picture_folder`); those without get "a photo of a" and the word.
+KEEP.txt holds a caption a line. No torch is needed.
 
 The loss is that of rectified flow, |v(x_t, t, caption) - (noise - picture)|^2, with sigma = sigmoid(normal);
 text encoders and autoencoder stay as they are. Part of each batch are moments of pictures that the model drew
@@ -43,6 +44,7 @@ from fluxnb.model.mmdit import MMDiT
 from fluxnb.settings import default_shift
 from fluxnb.texts import TextEmbedding
 from fluxnb.training import sprites
+from fluxnb.training.picture_folder import captioned
 
 MATRICES = ("attn", "ff", "ff_context", "proj_mlp", "proj_out")
 """What is changed in each block: parts of diffusers' names."""
@@ -298,29 +300,15 @@ def _joined(several: Sequence[Moments]) -> Moments:
     return Moments(latents, sigmas, velocity, sum((one.texts for one in several), ()))
 
 
-def _read_folder(folder: Path) -> tuple[list[Path], list[str]]:
-    """Finds the pictures of a folder, and their captions."""
-    captions = sorted(folder.glob("*.txt")) if folder.is_dir() else []
-    pictures = []
-    for caption in captions:
-        named = [path for path in sorted(folder.glob(f"{caption.stem}.*")) if path != caption]
-        if len(named) != 1:
-            raise InputError(f"{caption} is the caption of {len(named)} pictures; put one beside it")
-        pictures += named
-    if not pictures:
-        raise InputError(f"{folder} holds no captions; put a dragon-1.txt beside each dragon-1.png")
-    return pictures, [path.read_text(encoding="utf-8").strip() for path in captions]
-
-
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     shown = parser.add_mutually_exclusive_group(required=True)
-    shown.add_argument("--pictures", type=Path, help="folder of pictures and captions")
+    shown.add_argument("--pictures", type=Path, help="folder of pictures and captions, see picture_folder.py")
     shown.add_argument("--sprite", type=Path, help="one picture with a transparent ground, for the demo")
-    parser.add_argument("--word", help="what captions call the sprite")
+    parser.add_argument("--word", help="what captions call the sprite, and pictures without a caption")
     parser.add_argument("--keep", type=Path, help="captions of what is not forgotten, one a line")
     parser.add_argument("--to", type=Path, required=True, help="file that ends in .safetensors, or folder")
     parser.add_argument("--model-version", default="fluxnb/demo", help="name or path of the model")
@@ -330,8 +318,16 @@ def main() -> None:
                 f"--{name.replace('_', '-')}", type=type(default.default), default=default.default
             )
     args = parser.parse_args()
+    try:
+        _teach(args)
+    except InputError as error:
+        parser.error(str(error))
+
+
+def _teach(args: argparse.Namespace) -> None:
+    """Does what the command asks for."""
     if args.sprite is None:
-        pictures, captions = _read_folder(args.pictures)
+        pictures, captions = captioned(args.pictures, args.word)
         keep = []
     else:
         with Image.open(args.sprite) as sprite:
