@@ -45,6 +45,7 @@ EMPTY_SHARE = 0.1
 OTHER_CANVASES = 6  # one batch of this many
 OBJECT_WEIGHT = 2.0  # of the loss at tokens that an object touches, where one can see where it is:
 SEEN_BELOW = 0.6  # at sigmas below this
+SIGMA_MEAN = 0.6  # of the normal: what stands where is decided at sigmas from 0.98 to 0.8
 
 
 class Data:
@@ -116,9 +117,9 @@ def learns_by_muon(name: str, p: nn.Parameter) -> bool:
 
 
 def draw_sigmas(count: int, generator: torch.Generator) -> torch.Tensor:
-    """Sigmoids of a normal, one from each of `count` equal shares of its mass."""
+    """Sigmoids of a normal around `SIGMA_MEAN`, one from each of `count` equal shares of its mass."""
     shares = (torch.arange(count) + torch.rand(count, generator=generator)) / count
-    return torch.sigmoid(torch.special.ndtri(shares.clamp(1e-4, 1 - 1e-4)))
+    return torch.sigmoid(SIGMA_MEAN + torch.special.ndtri(shares.clamp(1e-4, 1 - 1e-4)))
 
 
 def step_loss(

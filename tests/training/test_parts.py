@@ -87,7 +87,7 @@ def test_crops_are_of_ever_newer_scenes(monkeypatch):
 
 def test_sigmas_of_a_batch_fill_the_whole_range_evenly():
     sigmas = transformer.draw_sigmas(64, torch.Generator().manual_seed(3))
-    shares = torch.special.ndtr(torch.logit(sigmas))
+    shares = torch.special.ndtr(torch.logit(sigmas) - transformer.SIGMA_MEAN)
     assert torch.equal((shares * 64 + 1e-3).long().clamp(max=63), torch.arange(64))
 
 
