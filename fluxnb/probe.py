@@ -37,13 +37,14 @@ class Probe:
         blocks: "all", "double" or "single", the number of one block, or several: their mean.
         heads: "mean", "each", or the number of one head.
         direction: "word_to_image": what it looks at; "image_to_word": who looks at it. "rows" and "columns"
-            are the same two for what is no word.
+            are the same two for what is no word. None: image tokens look, as in most papers: who looks at
+            text, and what a patch, a region or the image looks at.
     """
 
     word: object
     blocks: str | int | Iterable[int] = "double"
     heads: str | int = "mean"
-    direction: str = "word_to_image"
+    direction: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,10 @@ def resolve(probe: Probe, tokens: Tokens, depth: tuple[int, int], heads: int) ->
         InputError: if there is no such word, patch, block, head or direction; it says what there is.
     """
     label, positions, is_word = find_subject(probe.word, tokens)
-    is_row = DIRECTIONS[checks.choice("direction", probe.direction, DIRECTIONS)]
+    if probe.direction is None:
+        is_row = positions[0] >= tokens.text
+    else:
+        is_row = DIRECTIONS[checks.choice("direction", probe.direction, DIRECTIONS)]
     names = [name for name, row in DIRECTIONS.items() if row is is_row]
     blocks = find_blocks(probe.blocks, *depth)
     return Question(label, positions, blocks, find_heads(probe.heads, heads), names[0 if is_word else 1])

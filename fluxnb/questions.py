@@ -62,9 +62,9 @@ class Questions:
         word: str | Word | int | tuple[int, int] | np.ndarray | list[str | Word],
         blocks: str | int | Iterable[int] = "double",
         heads: str | int = "mean",
-        direction: str = "word_to_image",
+        direction: str | None = None,
     ) -> AttentionMap | tuple[AttentionMap, ...]:
-        """Says what a word or a place looked at in a step, or who looked at it, by repeating the step.
+        """Says who looked at a word in a step, or what a word or a place looked at, by repeating the step.
 
         With CFG it is the pass with the prompt that is repeated.
 
@@ -76,8 +76,9 @@ class Questions:
                 number of a token; "PAD", "end", "image" or "words", see `Probe`.
             blocks: "all", "double" or "single", the number of one block, or several: their mean.
             heads: "mean", "each", or the number of one head.
-            direction: "word_to_image", what it looks at, or "image_to_word", who looks at it; for what is no
-                word these are "rows" and "columns".
+            direction: "image_to_word", who looks at it, or "word_to_image", what it looks at; for what is no
+                word these are "columns" and "rows". None: image tokens look, as in most papers: who looks at
+                a word, and what a patch looks at.
 
         Raises:
             InputError: if there is no such step, word, block, head or direction; it says what there is.

@@ -76,7 +76,7 @@ def test_a_word_row_is_the_mean_of_its_tokens_rows_of_the_softmax_over_all_keys(
     run, explicit, word, blocks, heads
 ):
     row = mean_of(explicit, BLOCKS[blocks], heads)[list(TOKENS[word])].mean(0)
-    heard = run.attention(1, word, blocks, heads)
+    heard = run.attention(1, word, blocks, heads, direction="word_to_image")
     assert heard.weights.shape == (4, 6) and heard.weights.dtype == np.float32
     assert np.abs(heard.weights.ravel() - row[TEXT:]).max() < 1e-5
     mass = [heard.mass.word, heard.mass.other_words, heard.mass.end, heard.mass.pad, heard.mass.image]
@@ -108,7 +108,7 @@ def test_mass_sums_to_one_and_agrees_with_the_map(run, direction):
 def test_a_map_says_what_it_is_of(run):
     heard = run.attention(-1, " SUNFLOWER ", blocks=[3, 0, 3], heads=1)
     told = (heard.word, heard.step, heard.blocks, heard.heads, heard.direction)
-    assert told == ("sunflower", 1, (0, 3), 1, "word_to_image")
+    assert told == ("sunflower", 1, (0, 3), 1, "image_to_word")
 
 
 def test_a_map_is_frozen(run):
@@ -121,7 +121,7 @@ def test_a_map_is_frozen(run):
 
 def test_one_of_two_equal_words_can_be_asked_for(run, explicit):
     second = [word for word in run.words if word.text == "a"][1]
-    heard = run.attention(1, second, 0, 0)
+    heard = run.attention(1, second, 0, 0, "rows")
     assert np.abs(heard.weights.ravel() - explicit[0][0][4, TEXT:]).max() < 1e-5
 
 
@@ -236,7 +236,7 @@ def test_several_steps_give_a_map_each(run):
 
 
 def test_a_map_knows_its_unit_and_words(run):
-    row, column = run.attention(0, "and"), run.attention(0, (0, 1), direction="columns")
+    row, column = run.attention(0, "and", direction="rows"), run.attention(0, (0, 1), direction="columns")
     assert row.unit == "share of the attention of 'and' that goes to an image token"
     assert column.unit == "share of the attention of an image token that goes to 'patch (0, 1)'"
     assert row.words == ("a", "sunflower", "and", "a", "skyscraper") and row.text.shape == (5,)
@@ -405,7 +405,7 @@ def altered(intervention, step=0):
 def test_maps_of_a_step_with_a_cut_word_show_the_attention_with_the_cut(queries):
     run, explicit = altered(cut("and", queries=queries, blocks=(1, 2)))
     full = np.mean([explicit[block] for block in range(4)], axis=0).mean(0)
-    row = run.attention(0, "a", "all")
+    row = run.attention(0, "a", "all", direction="word_to_image")
     assert np.abs(row.weights.ravel() - full[[0, 4], TEXT:].mean(0)).max() < 1e-5
     column = run.attention(0, "and", "all", direction="image_to_word")
     assert np.abs(column.weights.ravel() - full[TEXT:, 3]).max() < 1e-5
@@ -413,7 +413,9 @@ def test_maps_of_a_step_with_a_cut_word_show_the_attention_with_the_cut(queries)
     ledger = run.ledger("and", step=0, heads="mean")
     image = np.mean([explicit[block] for block in (1,)], axis=0).mean(0)[TEXT:].mean(0)
     assert np.abs(ledger.shares[0, 1, 0, 4, [0, 2]] - image[[3, END]]).max() < 1e-5
-    captured = run.fork(0, intervention=run.settings.intervention, probes=[Probe("a", "all")]).finish()
+    captured = run.fork(
+        0, intervention=run.settings.intervention, probes=[Probe("a", "all", direction="rows")]
+    ).finish()
     assert np.abs(captured.maps[0][0].weights - row.weights).max() < 1e-6
     assert mx.array_equal(captured.latents, run.latents)
 
@@ -421,7 +423,7 @@ def test_maps_of_a_step_with_a_cut_word_show_the_attention_with_the_cut(queries)
 def test_a_block_that_is_cut_is_left_out_and_said(explicit):
     run, explicit = altered(cut_block(1) + cut_block(3, steps=(1, 2)))
     assert sorted(explicit) == [0, 2, 3]
-    heard = run.attention(0, "and", "double")
+    heard = run.attention(0, "and", "double", direction="word_to_image")
     assert heard.blocks == (0,)
     assert np.abs(heard.weights.ravel() - explicit[0].mean(0)[3, TEXT:]).max() < 1e-5
     assert run.attention(1, "and", (0, 3)).blocks == (0,)

@@ -51,6 +51,10 @@ def test_a_subject_is_found_by_its_name_or_place(subject, label, positions):
         (3, "rows", "word_to_image", True),
         ((0, 0), "word_to_image", "rows", True),
         ("PAD", "image_to_word", "columns", False),
+        ("and", None, "image_to_word", False),
+        ("PAD", None, "columns", False),
+        ((0, 0), None, "rows", True),
+        ("image tokens", None, "rows", True),
     ],
 )
 def test_a_direction_is_told_by_the_name_that_fits_the_subject(subject, direction, told, is_row):

@@ -143,7 +143,7 @@ class Film:
         return [step.index for step in self.run.steps if (kind, step.index) not in self._frames]
 
     def look(self, word: int, blocks: str, step: int) -> None:
-        """Reads where a word looks in a step, unless that is known.
+        """Reads who looks at a word in a step, unless that is known.
 
         Args:
             word: Place of the word in the prompt.

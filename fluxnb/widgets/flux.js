@@ -23,7 +23,7 @@ const LIVE_PAUSE = 80;   // milliseconds between two requests while a slider mov
 const TITLES = {
   shift: "shift of the schedule: above 1 the steps dwell at high noise, below 1 at low noise",
   CFG: "classifier-free guidance: how far each step is led from the negative text towards the prompt; 0 or 1 is off, else a step costs two passes",
-  word: "one row of the attention: how much the word's own tokens look at each patch of the picture, not which patches look at the word",
+  word: "one column of the attention: how much each patch of the picture looks at the word, not what the word's own tokens look at",
 };
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -175,7 +175,7 @@ const choices = (label, className, choose) => {
  * @param {Model} model @param {HTMLElement} el @param {Film} film */
 const view = (model, el, film) => {
   const id = `fluxnb-${Date.now()}-${++count}`;
-  const looks = { step: 0, follow: true, kind: "clean", word: -1, text: "", blocks: "all", asked: "", askedNoisy: 0 };
+  const looks = { step: 0, follow: true, kind: "clean", word: -1, text: "", blocks: "double", asked: "", askedNoisy: 0 };
   /** @type {Settings} */ let wanted = { ...model.get("_settings") };
   const touched = new Set();   // settings changed here and not yet sent
 
@@ -236,7 +236,7 @@ const view = (model, el, film) => {
         make("text", { class: "fluxnb-tick", x: PLOT.left - 6, y: y + 3.5, "text-anchor": "end" }, sigma === 0.5 ? "½" : String(sigma)));
     }), todo, done, dots, drop, marker, first, last);
   const side = make("div", { className: "fluxnb-side" },
-    make("div", { className: "fluxnb-part" }, make("div", { className: "fluxnb-head", textContent: "Where a word looks", title: TITLES.word }), chips.box,
+    make("div", { className: "fluxnb-part" }, make("div", { className: "fluxnb-head", textContent: "Which patches look at a word", title: TITLES.word }), chips.box,
       make("div", { className: "fluxnb-row fluxnb-map" }, field("blocks", blocks), field("opacity", opacity)), bar, mass),
     make("div", { className: "fluxnb-part" }, make("div", { className: "fluxnb-head", textContent: "Noise level σ, step by step" }), curve));
 
@@ -394,7 +394,7 @@ const view = (model, el, film) => {
     bar.hidden = !grid;
     bar.replaceChildren();
     if (word === undefined) mass.textContent = "Choose a word: its attention is laid over the picture.";
-    else if (!grid) mass.textContent = running() ? `“${word}”: when the run is done` : refusal() ? "" : `reading where “${word}” looks …`;
+    else if (!grid) mass.textContent = running() ? `“${word}”: when the run is done` : refusal() ? "" : `reading who looks at “${word}” …`;
     if (word === undefined || !grid) return;
     heat.width = grid.width;
     heat.height = grid.height;
@@ -402,10 +402,10 @@ const view = (model, el, film) => {
     const paper = heat.getContext("2d"), pixels = paper.createImageData(grid.width, grid.height);
     grid.cells.forEach((value, i) => pixels.data.set([...COLOURS[value], 255], 4 * i));
     paper.putImageData(pixels, 0, 0);
-    const names = ["itself", "other words", "the end token", "padding", "the picture"];
+    const names = [`“${word}”`, "other words", "the end token", "padding", "itself"];
     const order = [4, 0, 1, 2, 3].filter((i) => grid.mass[i] >= 0.0005);
     bar.replaceChildren(...order.map((i) => make("span", { className: `fluxnb-mass${i}`, style: `flex-grow:${grid.mass[i]}` })));
-    mass.textContent = `In step ${step} “${word}” looks at ${order.map((i) => `${names[i]} ${percent(grid.mass[i])}`).join(", ")}.`;
+    mass.textContent = `In step ${step} the picture looks at ${order.map((i) => `${names[i]} ${percent(grid.mass[i])}`).join(", ")}.`;
   };
   const show = () => {
     const n = film.length, run = film.run, sigmas = run?.sigmas ?? [];

@@ -39,7 +39,7 @@ GROUPS = ("all", "double", "single")
 
 
 class FluxWidget(anywidget.AnyWidget):
-    """Draws with FLUX.1 in a notebook cell, shows every step, and where a word looks.
+    """Draws with FLUX.1 in a notebook cell, shows every step, and which patches look at a word.
 
     Without arguments it draws "a photo of a cat" with the demo model, offline. It begins to draw when it is
     made, on a thread of its own; `wait` blocks until it is done.
@@ -158,7 +158,7 @@ class FluxWidget(anywidget.AnyWidget):
     def save(self, path: str | Path, blocks: str | int | Iterable[str | int] = GROUPS) -> Path:
         """Writes the newest run as one HTML page that needs no kernel, no network and no other file.
 
-        Reads first where each word of the prompt looks, in these blocks and every step: a pass through the
+        Reads first who looks at each word of the prompt, in these blocks and every step: a pass through the
         network each.
 
         Args:

@@ -50,7 +50,7 @@ def shoot(page, address, word, step):
     lab.python(page, "widget.wait()")
     if word:
         page.get_by_role("radio", name=word, exact=True).first.click()
-        expect(page.locator(".fluxnb-mass")).to_contain_text("looks at")
+        expect(page.locator(".fluxnb-mass")).to_contain_text("the picture looks at")
     page.get_by_label("step", exact=True).evaluate(
         "(node, step) => { node.value = step; node.dispatchEvent(new Event('input')); }", step
     )

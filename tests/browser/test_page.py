@@ -33,7 +33,7 @@ def test_it_scrubs_and_shows_words_with_no_request_at_all(view, saved):
     view.get_by_role("radio", name="noisy").click()
     view.get_by_role("radio", name="cat", exact=True).click()
     expect(view.locator(".fluxnb-frame canvas")).to_be_visible()
-    expect(view.locator(".fluxnb-mass")).to_contain_text("In step 0 “cat” looks at")
+    expect(view.locator(".fluxnb-mass")).to_contain_text("In step 0 the picture looks at")
     assert [url for url in view.requests if not url.startswith("blob:")] == [saved.as_uri()]
 
 

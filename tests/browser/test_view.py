@@ -29,7 +29,7 @@ def pictures(film, kind="clean", steps=range(STEPS)):
     return [film.develop(kind, step) for step in steps]
 
 
-def look(film, word, blocks="all"):
+def look(film, word, blocks="double"):
     for step in range(STEPS):
         film.look(word, blocks, step)
     return film.maps(word, blocks, range(STEPS), last=True)
@@ -250,12 +250,12 @@ def test_a_word_is_asked_for_once_and_its_map_lies_over_the_picture(view, film):
     chip(view, "sunflower").click()
     [asked] = view.sent()
     assert asked.pop("view")
-    assert asked == {"type": "maps", "run": 1, "word": 4, "blocks": "all", "at": 2}
+    assert asked == {"type": "maps", "run": 1, "word": 4, "blocks": "double", "at": 2}
     assert view.heat() is None
     view.hear(look(film, 4))
     for step in (2, 0, 5):
         view.scrub(step)
-        truth = film.run.attention(step, film.run.words[4], blocks="all").weights
+        truth = film.run.attention(step, film.run.words[4], blocks="double").weights
         assert np.abs(np.array(view.heat()) - images.colours(images.to_grid(truth)).astype(int)).max() <= 1
     assert view.sent() == []
 
@@ -267,15 +267,15 @@ def test_the_result_is_shown_with_the_map_of_the_last_step(view, film):
     before = view.heat()
     view.scrub(6)
     assert view.heat() == before
-    expect(view.page.locator(".fluxnb-mass")).to_contain_text("In step 5 “cat” looks at")
+    expect(view.page.locator(".fluxnb-mass")).to_contain_text("In step 5 the picture looks at")
 
 
 def test_where_the_attention_went_is_said_in_shares(view, film):
     chip(view, "cat").click()
     view.hear(look(film, 1))
-    mass = film.run.attention(5, film.run.words[1], blocks="all").mass
+    mass = film.run.attention(5, film.run.words[1], blocks="double").mass
     text = view.page.locator(".fluxnb-mass")
-    expect(text).to_contain_text(f"the picture {100 * mass.image:.0f} %")
+    expect(text).to_contain_text(f"the picture looks at itself {100 * mass.image:.0f} %")
     expect(text).to_contain_text(f"padding {100 * mass.pad:.0f} %")
 
 
@@ -313,11 +313,11 @@ def test_another_choice_of_blocks_asks_anew_and_is_kept(view, film):
         "all", "all double", "all single", "double 0", "double 1", "single 0", "single 1",
     ]  # fmt: skip
     blocks.select_option("single 1")
-    assert [message["blocks"] for message in view.sent("maps")] == ["all", "3"]
+    assert [message["blocks"] for message in view.sent("maps")] == ["double", "3"]
     view.hear(look(film, 1, "3"))
     truth = film.run.attention(5, "cat", blocks=3).weights
     assert np.abs(np.array(view.heat()) - images.colours(images.to_grid(truth)).astype(int)).max() <= 1
-    blocks.select_option("all")
+    blocks.select_option("double")
     assert view.sent() == []
 
 
@@ -363,9 +363,9 @@ def test_a_chosen_word_is_followed_into_another_prompt_and_let_go_if_it_is_not_t
 
 def test_maps_that_are_refused_are_one_sentence_and_the_widget_goes_on(view, film):
     chip(view, "cat").click()
-    view.hear(film.refusal(1, "all", "there is no block 'all'"))
+    view.hear(film.refusal(1, "double", "there is no block 'double'"))
     alert = view.page.locator(".fluxnb-error[role=alert]")
-    expect(alert).to_have_text("there is no block 'all'")
+    expect(alert).to_have_text("there is no block 'double'")
     chip(view, "sunflower").click()
     expect(alert).to_be_hidden()
     view.hear(look(film, 4))
@@ -461,7 +461,7 @@ def test_a_request_is_newer_than_the_last_answer_also_where_clocks_differ(view):
 @pytest.mark.parametrize(
     ("text", "said"),
     [("CFG", "0 or 1 is off"), ("shift", "above 1 the steps dwell at high noise"),
-     ("Where a word looks", "not which patches look at the word")],
+     ("Which patches look at a word", "not what the word's own tokens look at")],
 )  # fmt: skip
 def test_what_needs_a_word_more_says_it_under_the_pointer(view, text, said):
     expect(view.page.locator("[title]", has_text=text).last).to_have_attribute("title", re.compile(said))
