@@ -64,7 +64,7 @@ class Lengths:
 
 
 FULL = Lengths(
-    vae_steps=4000, text_steps=1600, scenes=28_000, others=5600, shard=800, steps=5600, decay_from=1500,
+    vae_steps=4000, text_steps=1600, scenes=112_000, others=16_800, shard=800, steps=13_200, decay_from=8200,
     batch=64, decoder_steps=900, preview=400, judge_steps=4000, every=100, picture_steps=None, compile=True,
 )  # fmt: skip
 SMOKE = Lengths(
