@@ -179,7 +179,7 @@ def test_an_empty_sprite_is_one_error():
 
 def test_the_command_teaches_from_a_folder_and_from_a_sprite(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(module, "FluxPipeline", lambda name: stubs.pipeline())
-    monkeypatch.setattr(sprites, "others", lambda: ["a cat", ""])  # fewer
+    monkeypatch.setattr(sprites, "others", lambda count: ["a cat", ""])  # fewer
     folder = tmp_path / "pictures"
     folder.mkdir()
     for i, (picture, caption) in enumerate(zip(PICTURES, CAPTIONS, strict=True)):
@@ -189,7 +189,7 @@ def test_the_command_teaches_from_a_folder_and_from_a_sprite(tmp_path, monkeypat
     short = ["--steps", "1", "--batch", "2", "--rank", "1"]
     for shown in (
         ["--pictures", str(folder)],
-        ["--sprite", str(tmp_path / "sprite.png"), "--word", "dragon"],
+        ["--sprite", str(tmp_path / "sprite.png"), "--word", "dragon", "--count", "4"],
     ):
         monkeypatch.setattr(sys, "argv", ["finetune", *shown, "--to", str(tmp_path / "out"), *short])
         module.main()

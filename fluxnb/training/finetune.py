@@ -12,7 +12,7 @@ One sprite is laid on grounds as in the demo model's scenes (`sprites`). A FOLDE
 captions, in metadata.jsonl or beside each (`picture_folder`); those without get "a photo of a" and the word.
 KEEP.txt holds a caption a line. No torch is needed.
 
-The loss is that of rectified flow, |v(x_t, t, caption) - (noise - picture)|^2, with sigma = sigmoid(normal);
+The loss is that of rectified flow, |v(x_t, t, caption) - (noise - picture)|^2, sigma = sigmoid(normal + 0.6);
 text encoders and autoencoder stay as they are. Part of each batch are moments of pictures that the model drew
 itself, before, from `keep`: there it shall say the same velocity as it did, so that it forgets less (prior
 preservation, arXiv 2208.12242, with the model's velocities in place of its pictures).
@@ -54,6 +54,7 @@ KEPT_STEPS = 8  # of the pictures that the model draws before
 MEASURED = 8  # pictures that the command measures the loss of
 LEVELS = 8  # of noise, that a loss is measured at
 NUMBERS = ("rank", "steps", "batch", "learning_rate", "seed")  # arguments of `finetune`, and flags
+SIGMA_MEAN = 0.6  # of the normal, as in the demo model's own training: what it will be is decided early
 WARM_UP = 10  # steps until the learning rate is reached; from there it falls to 0
 
 
@@ -189,7 +190,7 @@ def measure(
     network, entry = pipeline.transformer(), pipeline.entry
     channels = pipeline.networks.configs.vae.latent_channels
     normal = [NormalDist().inv_cdf((level + 0.5) / LEVELS) for level in range(LEVELS)]
-    sigmas = [1 / (1 + math.exp(-one)) for one in normal]
+    sigmas = [1 / (1 + math.exp(-SIGMA_MEAN - one)) for one in normal]
     losses = []
     for i, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
         clean = pipeline.encode(source.read(picture), entry.latent_size)
@@ -255,7 +256,7 @@ def _new(
 ) -> Moments:
     """Takes some of the pictures, each at a noise level."""
     chosen = rng.integers(len(texts), size=count)
-    sigmas = mx.array(1 / (1 + np.exp(-rng.standard_normal(count))), dtype=mx.float32)
+    sigmas = mx.array(1 / (1 + np.exp(-SIGMA_MEAN - rng.standard_normal(count))), dtype=mx.float32)
     latents = clean[mx.array(chosen)]
     noise = mx.array(rng.standard_normal(latents.shape, dtype=np.float32))
     share = sigmas[:, None, None, None]
@@ -308,6 +309,7 @@ def main() -> None:
     shown = parser.add_mutually_exclusive_group(required=True)
     shown.add_argument("--pictures", type=Path, help="folder of pictures and captions, see picture_folder.py")
     shown.add_argument("--sprite", type=Path, help="one picture with a transparent ground, for the demo")
+    parser.add_argument("--count", type=int, default=300, help="pictures made of the sprite")
     parser.add_argument("--word", help="what captions call the sprite, and pictures without a caption")
     parser.add_argument("--keep", type=Path, help="captions of what is not forgotten, one a line")
     parser.add_argument("--to", type=Path, required=True, help="file that ends in .safetensors, or folder")
@@ -331,8 +333,8 @@ def _teach(args: argparse.Namespace) -> None:
         keep = []
     else:
         with Image.open(args.sprite) as sprite:
-            pictures, captions = sprites.on_grounds(sprite, args.word)
-        keep = sprites.others()
+            pictures, captions = sprites.on_grounds(sprite, args.word, args.count)
+        keep = sprites.others(64)
     if args.keep is not None:
         keep = [line for line in args.keep.read_text(encoding="utf-8").splitlines() if line.strip()]
     pipeline = FluxPipeline(args.model_version)
