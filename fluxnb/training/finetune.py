@@ -49,7 +49,6 @@ from fluxnb.training.picture_folder import captioned
 MATRICES = ("attn", "ff", "ff_context", "proj_mlp", "proj_out")
 """What is changed in each block: parts of diffusers' names."""
 
-NO_CAPTION = 0.1  # share of pictures that are shown without caption, for CFG
 KEPT_STEPS = 8  # of the pictures that the model draws before
 MEASURED = 8  # pictures that the command measures the loss of
 LEVELS = 8  # of noise, that a loss is measured at
@@ -135,7 +134,7 @@ def finetune(
     rng = np.random.default_rng(checks.whole("seed", seed, 0))
 
     start = time.perf_counter()
-    words = {text: pipeline.encode_text(text) for text in dict.fromkeys(["", *captions, *keep])}
+    words = {text: pipeline.encode_text(text) for text in dict.fromkeys([*captions, *keep])}
     size = pipeline.entry.latent_size
     clean = mx.concatenate([pipeline.encode(source.read(picture), size) for picture in pictures])
     kept = _drawn(pipeline, [words[text] for text in keep], seed, batch) if keep else None
@@ -158,7 +157,7 @@ def finetune(
     try:
         for index in range(steps):
             with interrupts.kept():
-                moments = _new(rng, clean, [words[text] for text in captions], words[""], batch - old)
+                moments = _new(rng, clean, [words[text] for text in captions], batch - old)
                 if old:
                     moments = _joined([moments, _some(kept, rng.integers(len(kept.texts), size=old))])
                 value, slope = loss_and_slope(layers, moments)
@@ -251,7 +250,6 @@ def _new(
     rng: np.random.Generator,
     clean: mx.array,
     texts: Sequence[TextEmbedding],
-    nothing: TextEmbedding,
     count: int,
 ) -> Moments:
     """Takes some of the pictures, each at a noise level."""
@@ -260,8 +258,8 @@ def _new(
     latents = clean[mx.array(chosen)]
     noise = mx.array(rng.standard_normal(latents.shape, dtype=np.float32))
     share = sigmas[:, None, None, None]
-    shown = [nothing if rng.random() < NO_CAPTION else texts[i] for i in chosen]
-    return Moments((1 - share) * latents + share * noise, sigmas, noise - latents, tuple(shown))
+    shown = tuple(texts[i] for i in chosen)
+    return Moments((1 - share) * latents + share * noise, sigmas, noise - latents, shown)
 
 
 def _drawn(pipeline: FluxPipeline, texts: Sequence[TextEmbedding], seed: int, batch: int) -> Moments:
