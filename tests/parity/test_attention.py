@@ -21,6 +21,7 @@ from fluxnb.probe import Probe
 from fluxnb.session import FluxSession
 
 TOLERANCE = 1e-5
+CONCEPTS_TOLERANCE = 1e-4  # their scores reach 700 in the demo model, where float32 has steps of 6e-5
 PROMPT = "a cat to the left of a sunflower on a blue background"
 CONCEPTS = ("cat", "a big sunflower", "background")
 SIZE = (6, 10)  # image tokens
@@ -61,7 +62,10 @@ def case(request, tmp_path_factory):
         folder = tmp_path_factory.mktemp(request.param)
         save(folder, guidance=request.param == "guided")
     session = FluxSession(FluxPipeline(local_ckpt=str(folder)))
-    probes = [Probe("sunflower", "all", "each"), Probe("cat", "single", direction="image_to_word")]
+    probes = [
+        Probe("sunflower", "all", "each", direction="word_to_image"),
+        Probe("cat", "single", direction="image_to_word"),
+    ]
     size = tuple(2 * side for side in SIZE)
     run = session.start(PROMPT, num_steps=2, latent_size=size, cfg_weight=0.0, probes=probes).finish()
     theirs = Reference.from_pretrained(folder)
@@ -223,4 +227,4 @@ def concept_shares(case, blocks):
 @pytest.mark.parametrize("blocks", [None, "double", 0])
 def test_concept_maps_are_those_of_the_reference_s_weights(case, blocks):
     maps = case.run.concepts(CONCEPTS, step=STEP, blocks=blocks)
-    assert np.abs(maps.weights.reshape(3, -1) - concept_shares(case, maps.blocks)).max() < TOLERANCE
+    assert np.abs(maps.weights.reshape(3, -1) - concept_shares(case, maps.blocks)).max() < CONCEPTS_TOLERANCE
