@@ -37,7 +37,7 @@ from PIL import Image
 
 from fluxnb import FluxPipeline, checks, flow, interrupts, source
 from fluxnb.checkpoints.adapters import Adapter, combine, places
-from fluxnb.errors import InputError
+from fluxnb.errors import FluxnbError, InputError
 from fluxnb.model.config import MMDiTConfig
 from fluxnb.model.lora import LowRank, changed
 from fluxnb.model.mmdit import MMDiT
@@ -320,7 +320,7 @@ def main() -> None:
     args = parser.parse_args()
     try:
         _teach(args)
-    except InputError as error:
+    except FluxnbError as error:
         parser.error(str(error))
 
 
