@@ -51,7 +51,7 @@ COLORS = {
 """Every ground, as sRGB 0..255 before its light gradient."""
 
 SIDES = {"small": 48, "": 64, "big": 96}  # sides of the box of an object alone, in pixels
-PAIR_SIDES = {"small": 48, "": 64, "big": 80}  # of one of two objects; unsaid ones are also 48
+PAIR_SIDES = {"small": 48, "": 64, "big": 80}  # of one of two objects
 SIZE_WORDS = {"small": ("small", "small", "little", "tiny"), "big": ("big", "big", "large", "huge")}
 PLACES = {
     "left": ("on the left", "on the left side"),
@@ -241,11 +241,9 @@ def _pair(rng: random.Random, names: tuple[str, str], canvas: tuple[int, int]) -
     sizes = rng.choice([("", "")] * 6 + [("small", "big"), ("big", "small"), ("small", ""), ("", "small")])
     if names[0] == names[1]:
         relation, sizes = "two", ("", "")
-    upright = relation == "above" or (relation in ("and", "two") and rng.random() < 0.3)
+    upright = relation == "above" or (relation in ("and", "two") and canvas[1] > canvas[0])
     along, across = (canvas[1], canvas[0]) if upright else canvas
     sides = tuple(PAIR_SIDES[size] for size in sizes)
-    if sizes == ("", "") and rng.random() < 0.6:
-        sides = rng.choice([(48, 48), (48, 64), (64, 48)][: 1 if relation == "two" else 3])
     if sum(sides) > along:
         sizes, sides = ("", ""), (48, 48)
     room = (along - sum(sides)) // TOKEN

@@ -51,15 +51,20 @@ SIGMA_MEAN = 0.6  # of the normal: what stands where is decided at sigmas from 0
 class Data:
     """Packed, normalised latents of each canvas with the encodings of their captions."""
 
-    def __init__(self, out: Path) -> None:
-        """Load all shards and encode their captions with RUN's text encoders."""
+    def __init__(self, out: Path, scale: tuple[float, float] | None = None) -> None:
+        """Load all shards and encode their captions with RUN's text encoders.
+
+        Args:
+            out: RUN.
+            scale: Mean and spread of the latents; those of the shards if not given.
+        """
         captions = Captions(out)
         encoders = TextEncoders(captions.clip_tokenizer, captions.t5_tokenizer)
         encoders.load_state_dict(load_checkpoint(out / "text.pt")["net"])
         shards = latents.load(out)
         usual = max(shards, key=lambda grid: len(shards[grid][2]))
         z = shards[usual][0]
-        self.scale = (z.float().mean().item(), z.float().std().item())
+        self.scale = scale or (z.float().mean().item(), z.float().std().item())
         self.empty = encode(encoders, captions, [""])
         self.grids = [usual, *sorted(grid for grid in shards if grid != usual)]
         self.sets = {
@@ -166,18 +171,19 @@ def train(
     """Train until `steps` steps are done; writes RUN/transformer.pt and a row after `every` steps."""
     torch.manual_seed(seed)
     device = best_device()
-    data = Data(out)
+    file = out / "transformer.pt"
+    state = load_checkpoint(file, device) if file.exists() else None
+    data = Data(out, state and state["scale"])
     net = build_transformer().to(device)
     compiled = torch.compile(net, dynamic=False) if compile_it else net
     average = ema_copy(net)
     optimizers = Optimizers(net, learns_by_muon, muon_lr, adam_lr)
-    file = out / "transformer.pt"
     done, spent, samples = 0, 0.0, 0
-    if file.exists():
-        state = load_checkpoint(file, device)
+    if state:
         net.load_state_dict(state["net"])
         average.load_state_dict(state["ema"])
-        optimizers.load_state_dict(state["optimizers"])
+        if state["optimizers"]:
+            optimizers.load_state_dict(state["optimizers"])
         done, spent, samples = state["step"], state["minutes"], state["samples"]
     rank, workers = this_process()
     start = time.monotonic()

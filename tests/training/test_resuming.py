@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from fluxnb.training import latents, text, tokenizers, transformer, vae
+from fluxnb.training.export import export
+from fluxnb.training.unpack import unpack
 
 STEPS, EVERY = 5, 2
 STAGES = {
@@ -146,3 +148,50 @@ def test_parts_of_the_encoding_make_the_shards_of_the_whole(ready, again):
     for name in names[0]:
         one, two = (np.load(out / "latents" / name) for out in (ready, again))
         assert np.array_equal(one["latents"], two["latents"])
+
+
+@pytest.fixture(scope="module")
+def unpacked(ready, tmp_path_factory):
+    """A run made from the finished checkpoint of another, with the same scenes."""
+    folder = tmp_path_factory.mktemp("unpacked")
+    export(ready, folder / "demo")
+    unpack(folder / "demo", folder / "run")
+    shutil.copytree(ready / "latents", folder / "run" / "latents")
+    return folder / "run"
+
+
+def test_an_unpacked_checkpoint_holds_what_was_exported(ready, unpacked):
+    for name in ("tokenizer", "tokenizer_2"):
+        files = [
+            {file.name: file.read_bytes() for file in (out / name).iterdir()} for out in (ready, unpacked)
+        ]
+        assert files[0] == files[1] != {}
+    was, now = (
+        {file.stem: torch.load(file, weights_only=True) for file in out.glob("*.pt")}
+        for out in (ready, unpacked)
+    )
+    assert set(now) == {"text", "vae", "transformer"}
+    assert_rounded(now["text"]["net"], was["text"]["net"], torch.float32)
+    for key in ("net", "ema"):
+        assert_rounded(now["vae"][key], was["decoder"]["ema"], torch.float16)
+        assert_rounded(now["transformer"][key], was["transformer"]["ema"], torch.float16)
+    assert now["transformer"]["scale"] == pytest.approx(was["transformer"]["scale"])
+
+
+def assert_rounded(got, wanted, dtype):
+    assert got.keys() == wanted.keys()
+    assert [name for name in got if not torch.equal(got[name], wanted[name].to(dtype).float())] == []
+
+
+def test_an_unpacked_checkpoint_is_trained_on(unpacked):
+    before = torch.load(unpacked / "transformer.pt", weights_only=True)
+    STAGES["transformer"][2](unpacked)
+    after = torch.load(unpacked / "transformer.pt", weights_only=True)
+    assert after["step"] == STEPS and after["scale"] == before["scale"]
+    moved = [float((after["net"][name] - value).abs().max()) for name, value in before["net"].items()]
+    assert 0 < max(moved) < 0.5  # from where they were, not from new ones
+
+
+def test_a_folder_of_a_run_is_not_unpacked_over(ready, unpacked):
+    with pytest.raises(FileExistsError, match="is there already; take another folder"):
+        unpack(ready.parent / "demo", unpacked)
