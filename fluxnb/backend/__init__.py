@@ -3,6 +3,7 @@
     stock        the ops as MLX has them: for Metal and CUDA
     linux_cpu    the same functions in arithmetic that MLX's Linux CPU build does fast
     blas         a fast BLAS under MLX's products on Linux
+    graphs       mx.compile that keeps graphs and fuses nothing
     machine      setup(), describe(), and beside(), for two things at a time
 
 Which ops are called `backend.gelu` and so on is settled when this module is imported, from the system and
@@ -19,7 +20,15 @@ except ImportError as error:
         'or pip install "fluxnb[cuda]" on a machine with an NVIDIA GPU.'
     ) from error
 
-from fluxnb.backend.machine import beside, describe, fit_threads, memory_bytes, on_linux_cpu, setup
+from fluxnb.backend.machine import (
+    beside,
+    describe,
+    fit_threads,
+    is_narrow,
+    memory_bytes,
+    on_linux_cpu,
+    setup,
+)
 
 if on_linux_cpu():
     from fluxnb.backend.linux_cpu import (
@@ -56,6 +65,7 @@ __all__ = [
     "fit_threads",
     "gelu",
     "group_norm",
+    "is_narrow",
     "layer_norm",
     "memory_bytes",
     "on_linux_cpu",
