@@ -113,10 +113,14 @@ def this_process() -> tuple[int, int]:
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
-def step_generator(seed: int, step: int) -> torch.Generator:
-    """The source of all that this process draws in a step: another one for each step and process."""
+def step_generator(seed: int, step: int, shared: bool = False) -> torch.Generator:
+    """The source of what this process draws in a step, or, shared, of what all draw alike.
+
+    It is another one for each step and process.
+    """
     rank, workers = this_process()
-    return torch.Generator().manual_seed(seed + 1_000_003 * (step * workers + rank))
+    first = seed + 1_000_003 * step * workers  # of process 0
+    return torch.Generator().manual_seed(first + 1 if shared else first + 1_000_003 * rank)
 
 
 def average_gradients(parameters: list[nn.Parameter]) -> None:

@@ -73,6 +73,13 @@ class Data:
             for grid, (z, touched, texts) in shards.items()
         }  # fmt: skip
 
+    def draw_grid(self, generator: torch.Generator) -> tuple[int, int]:
+        """The usual canvas, or one of the others."""
+        usual, *others = self.grids
+        if not others or torch.rand((), generator=generator) >= 1 / OTHER_CANVASES:
+            return usual
+        return others[int(torch.randint(len(others), (), generator=generator))]
+
     def batch(self, size: int, generator: torch.Generator, grid: tuple[int, int]) -> tuple[torch.Tensor, ...]:
         """Clean tokens (B, N, 64), those with objects (B, N), T5 states and pooled vectors."""
         tokens, touched, txt, vec = self.sets[grid]
@@ -128,15 +135,18 @@ def draw_sigmas(count: int, generator: torch.Generator) -> torch.Tensor:
 
 
 def step_loss(
-    net: nn.Module, compiled: nn.Module, data: Data, batch: int, generator: torch.Generator, device: str
+    net: nn.Module,
+    compiled: nn.Module,
+    data: Data,
+    batch: int,
+    grid: tuple[int, int],
+    generator: torch.Generator,
+    device: str,
 ) -> torch.Tensor:
-    """The loss of one batch; all that is drawn comes from the generator. `compiled` takes usual canvases."""
-    others = len(data.grids) > 1 and torch.rand((), generator=generator) < 1 / OTHER_CANVASES
-    grid = (
-        data.grids[1 + int(torch.randint(len(data.grids) - 1, (), generator=generator))]
-        if others
-        else data.grids[0]
-    )
+    """The loss of one batch of a canvas; what is drawn comes from the generator.
+
+    `compiled` takes usual canvases, of which there are `batch` in one; of larger ones there are fewer.
+    """
     usual = data.grids[0]
     size = max(1, round(batch * usual[0] * usual[1] / (grid[0] * grid[1])))
     x0, touched, txt, vec = data.batch(size, generator, grid)
@@ -152,7 +162,7 @@ def step_loss(
         else nullcontext()
     )
     with autocast(device), attention:
-        v = velocity(net if others else compiled, xt, sigma, txt, vec, grid)
+        v = velocity(compiled if grid == usual else net, xt, sigma, txt, vec, grid)
     weight = 1 + (OBJECT_WEIGHT - 1) * (touched & (sigma[:, None] < SEEN_BELOW))
     return ((v.float() - target).square().mean(-1) * weight).sum() / weight.sum()
 
@@ -189,7 +199,8 @@ def train(
     start = time.monotonic()
     recent: list[torch.Tensor] = []
     for step in range(done, steps):
-        loss = step_loss(net, compiled, data, batch, step_generator(seed, step), device)
+        grid = data.draw_grid(step_generator(seed, step, shared=True))
+        loss = step_loss(net, compiled, data, batch, grid, step_generator(seed, step), device)
         falling = (steps - step) / max(1, steps - decay_from)
         optimizers.step(loss, min(1.0, (step + 1) / 200, falling))
         ema_update(average, net, step)

@@ -92,11 +92,23 @@ def test_sigmas_of_a_batch_fill_the_whole_range_evenly():
 
 
 def test_each_step_and_each_process_draws_other_numbers(monkeypatch):
-    drawn = []
+    drawn, shared = [], []
     for rank in (0, 1):
         monkeypatch.setattr(optim, "this_process", lambda rank=rank: (rank, 2))
-        drawn += [torch.rand(1, generator=optim.step_generator(0, step)).item() for step in range(3)]
-    assert len(set(drawn)) == 6
+        for step in range(3):
+            drawn.append(torch.rand(1, generator=optim.step_generator(0, step)).item())
+            shared.append(torch.rand(1, generator=optim.step_generator(0, step, shared=True)).item())
+    assert shared[:3] == shared[3:] and len(set(drawn + shared)) == 9
+
+
+def test_a_share_of_the_batches_is_of_other_canvases():
+    data = mock.Mock(transformer.Data, grids=[(8, 8), (6, 6), (12, 12)])
+    generator = torch.Generator().manual_seed(0)
+    drawn = [transformer.Data.draw_grid(data, generator) for _ in range(3000)]
+    shares = [drawn.count(grid) / 3000 for grid in data.grids]
+    assert shares == pytest.approx([5 / 6, 1 / 12, 1 / 12], abs=0.02)
+    data.grids = [(8, 8)]
+    assert transformer.Data.draw_grid(data, generator) == (8, 8)
 
 
 def test_losses_are_computed_on_the_device_where_the_networks_are():
@@ -108,10 +120,10 @@ def test_losses_are_computed_on_the_device_where_the_networks_are():
     data.batch = lambda *arguments: transformer.Data.batch(data, *arguments)
     generator = torch.Generator().manual_seed(0)
     net = networks.build_transformer().to("meta")
-    loss = transformer.step_loss(net, net, data, 2, generator, "meta")
+    loss = transformer.step_loss(net, net, data, 2, (8, 8), generator, "meta")
     assert loss.device.type == "meta" and loss.dtype == torch.float32
     with pytest.raises(RuntimeError, match="device"):
-        transformer.step_loss(net, net, data, 2, generator, "cpu")
+        transformer.step_loss(net, net, data, 2, (8, 8), generator, "cpu")
     x, autoencoder = vae.crops(1, 0, 2), networks.build_vae().to("meta")
     assert vae.step_loss(autoencoder, x.to("meta"), False, generator)[0].device.type == "meta"
 
