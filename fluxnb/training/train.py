@@ -64,8 +64,9 @@ class Lengths:
 
 
 FULL = Lengths(
-    vae_steps=4000, text_steps=1600, scenes=112_000, others=16_800, shard=800, steps=13_200, decay_from=8200,
-    batch=64, decoder_steps=900, preview=400, judge_steps=4000, every=100, picture_steps=None, compile=True,
+    vae_steps=4000, text_steps=1600, scenes=112_000, others=16_800, shard=800, steps=19_400,
+    decay_from=14_600, batch=64, decoder_steps=900, preview=400, judge_steps=4000, every=100,
+    picture_steps=None, compile=True,
 )  # fmt: skip
 SMOKE = Lengths(
     vae_steps=4, text_steps=4, scenes=32, others=16, shard=8, steps=6, decay_from=3,

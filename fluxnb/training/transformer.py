@@ -1,6 +1,6 @@
 """Train the MMDiT on encoded scenes: rectified flow with velocity loss, text encoders as they are.
 
-    python -m fluxnb.training.transformer --out RUN --steps 13200
+    python -m fluxnb.training.transformer --out RUN --steps 19400
 
 Sigma is the sigmoid of a normal, one caption in ten is empty (for CFG), matrices of the blocks
 learn by Muon. Latents are normalised by their overall mean and spread, which the checkpoint
@@ -11,7 +11,7 @@ that a stopped run goes on as if it had not stopped, up to float noise.
 
 One process and thread for each core is the fastest way on a CPU; --batch is that of one process:
 
-    torchrun --nproc-per-node 2 -m fluxnb.training.transformer --out RUN --steps 13200 --batch 32
+    torchrun --nproc-per-node 2 -m fluxnb.training.transformer --out RUN --steps 19400 --batch 32
 """
 
 from __future__ import annotations
@@ -227,8 +227,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=13_200)
-    parser.add_argument("--decay-from", type=int, default=8200)
+    parser.add_argument("--steps", type=int, default=19_400)
+    parser.add_argument("--decay-from", type=int, default=14_600)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--muon-lr", type=float, default=0.02)
