@@ -33,7 +33,6 @@ from fluxnb.errors import FluxnbWarning, InputError
 from fluxnb.flow import Step
 from fluxnb.model import mmdit
 from fluxnb.model.layers import Attend, attention
-from fluxnb.model.repeated import Repeated
 from fluxnb.settings import Settings, fill_in, warn_of_no_effect
 from fluxnb.source import Source, read
 from fluxnb.texts import TextEmbedding
@@ -105,7 +104,6 @@ class FluxPipeline(Adapting, Decoding, DiffusionKitCalls):
         """Keeps the networks, and their defaults with the shift that is wished."""
         self.arguments: dict[str, object] | None = None  # that load it again; None if it was not loaded
         self.networks = networks
-        self._repeated = Repeated(), Repeated()  # for the two streams of a pass with CFG
         self._encode = partial(texts.encode, networks)
         if isinstance(networks, SwappedNetworks):
             self._encode = lru_cache(TEXTS_KEPT)(self._encode)
@@ -196,21 +194,18 @@ class FluxPipeline(Adapting, Decoding, DiffusionKitCalls):
         Returns:
             (1, H, W, C), float32.
         """
-        network, width = self.transformer(adapters), self.networks.configs.mmdit.width
-        plain = [partial(one, network) if backend.is_narrow(width) else network for one in self._repeated]
-        looks = attend is not attention or without
-        call = partial(mmdit.without(network, without), attend=attend) if looks else plain[0]
-        positive = self._pass(call, latents, sigma, text, guidance)
+        network = self.transformer(adapters)
+        positive = self._pass(mmdit.without(network, without), latents, sigma, text, guidance, attend)
         if negative is None:
             return positive
-        with backend.beside(width):
-            other = self._pass(plain[1], latents, sigma, negative, guidance)
+        with backend.beside(self.networks.configs.mmdit.width):
+            other = self._pass(network, latents, sigma, negative, guidance, attention)
         return other + cfg_weight * (positive - other)
 
-    def _pass(self, call, latents, sigma, text, guidance) -> mx.array:
-        """Calls a transformer once."""
+    def _pass(self, network, latents, sigma, text, guidance, attend) -> mx.array:
+        """Runs a transformer once."""
         size = latents.shape[1:3]
-        velocity = call(
+        velocity = network(
             flow.pack(latents).astype(self.networks.dtype),
             text.txt,
             text.vec,
@@ -218,6 +213,7 @@ class FluxPipeline(Adapting, Decoding, DiffusionKitCalls):
             None if guidance is None else mx.array([guidance]),
             img_ids=flow.image_ids(size),
             txt_ids=mx.zeros((text.txt.shape[1], 3)),
+            attend=attend,
         )
         return flow.unpack(velocity, size).astype(mx.float32)
 

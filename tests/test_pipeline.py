@@ -153,7 +153,6 @@ def test_only_a_cfg_weight_that_counts_costs_a_second_pass(pipe, weight, passes,
         )(),
     )
     monkeypatch.setattr(pipe, "networks", counting)
-    monkeypatch.setattr(backend, "is_narrow", lambda width: False)  # a kept graph would not be counted
     pipe.generate_image(PROMPT, num_steps=2, cfg_weight=weight)
     assert len(calls) == 2 * passes
 

@@ -3,7 +3,6 @@
     stock        the ops as MLX has them: for Metal and CUDA
     linux_cpu    the same functions in arithmetic that MLX's Linux CPU build does fast
     blas         a fast BLAS under MLX's products on Linux
-    graphs       mx.compile that keeps graphs and fuses nothing
     machine      setup(), describe(), and beside(), for two things at a time
 
 Which ops are called `backend.gelu` and so on is settled when this module is imported, from the system and
@@ -20,15 +19,7 @@ except ImportError as error:
         'or pip install "fluxnb[cuda]" on a machine with an NVIDIA GPU.'
     ) from error
 
-from fluxnb.backend.machine import (
-    beside,
-    describe,
-    fit_threads,
-    is_narrow,
-    memory_bytes,
-    on_linux_cpu,
-    setup,
-)
+from fluxnb.backend.machine import beside, describe, fit_threads, memory_bytes, on_linux_cpu, setup
 
 if on_linux_cpu():
     from fluxnb.backend.linux_cpu import (
@@ -65,7 +56,6 @@ __all__ = [
     "fit_threads",
     "gelu",
     "group_norm",
-    "is_narrow",
     "layer_norm",
     "memory_bytes",
     "on_linux_cpu",

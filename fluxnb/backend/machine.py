@@ -12,7 +12,7 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from fluxnb.backend import blas, graphs
+from fluxnb.backend import blas
 from fluxnb.errors import FluxnbWarning
 
 GIB = 2**30
@@ -40,9 +40,9 @@ def on_linux_cpu() -> bool:
 def setup() -> None:
     """Makes MLX ready for this machine; the first call does the work, later ones return at once.
 
-    On a Linux CPU: a fast BLAS on one thread (see `fit_threads`); an `mx.compile` that fuses nothing (see
-    `graphs`); a larger cache of freed memory, since with MLX's 32 MiB every large array is paged in anew. On
-    a Mac: a bound on that cache, which has none. With CUDA: nothing. Any thread may call it.
+    On a Linux CPU: a fast BLAS on one thread (see `fit_threads`); no `mx.compile`, which takes a second per
+    kernel and needs g++; a larger cache of freed memory, since with MLX's 32 MiB every large array is paged
+    in anew. On a Mac: a bound on that cache, which has none. With CUDA: nothing. Any thread may call it.
 
     FLUXNB_BLAS=none keeps MLX's own BLAS, FLUXNB_BLAS=/path/to/lib.so names another.
 
@@ -64,18 +64,13 @@ def fit_threads(width: int) -> None:
         blas.set_threads(machine.blas, machine.blas.threads if width >= WIDE else 1)
 
 
-def is_narrow(width: int) -> bool:
-    """Says whether a network of this hidden width has ops so small that calling them takes time too."""
-    return width < WIDE and on_linux_cpu()
-
-
 def beside(width: int) -> AbstractContextManager:
     """Gives a context for work that may be done at the same time as what stands outside of it.
 
     On a Linux CPU that is another stream, which has a core of its own if one is free; but not for networks of
     a hidden width from 1024 on, whose products already take all cores. The results are the same bits.
     """
-    return mx.stream(_second_stream()) if is_narrow(width) else nullcontext()
+    return mx.stream(_second_stream()) if on_linux_cpu() and width < WIDE else nullcontext()
 
 
 @functools.cache
@@ -120,7 +115,7 @@ def _prepare() -> Machine:
         mx.set_cache_limit(min(2 * GIB, memory_bytes() // 8))
     if not on_linux_cpu():
         return Machine(None, 0.0)
-    graphs.fuse_nothing()
+    mx.disable_compile()
     installed = blas.install()
     if "OPENBLAS_NUM_THREADS" not in os.environ:
         blas.set_threads(installed, 1)
