@@ -114,9 +114,9 @@ def this_process() -> tuple[int, int]:
 
 
 def step_generator(seed: int, step: int, shared: bool = False) -> torch.Generator:
-    """The source of what this process draws in a step, or, shared, of what all draw alike.
+    """The source of what is drawn in a step: by this process or, shared, by all of them alike.
 
-    It is another one for each step and process.
+    Each step has another one, and, unless it is shared, each process.
     """
     rank, workers = this_process()
     first = seed + 1_000_003 * step * workers  # of process 0

@@ -51,7 +51,7 @@ COLORS = {
 """Every ground, as sRGB 0..255 before its light gradient."""
 
 SIDES = {"small": 48, "": 64, "big": 96}  # sides of the box of an object alone, in pixels
-PAIR_SIDES = {"small": 48, "": 64, "big": 80}  # of one of two objects
+PAIR_SIDES = {"small": 48, "": 64, "big": 80}  # of one of two objects; both 48 if two do not fit
 SIZE_WORDS = {"small": ("small", "small", "little", "tiny"), "big": ("big", "big", "large", "huge")}
 PLACES = {
     "left": ("on the left", "on the left side"),

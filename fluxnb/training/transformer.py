@@ -145,7 +145,8 @@ def step_loss(
 ) -> torch.Tensor:
     """The loss of one batch of a canvas; what is drawn comes from the generator.
 
-    `compiled` takes usual canvases, of which there are `batch` in one; of larger ones there are fewer.
+    It has `batch` scenes of the usual canvas, fewer of a larger one and more of a smaller one. `compiled` is
+    called for the usual canvas, `net` for the others.
     """
     usual = data.grids[0]
     size = max(1, round(batch * usual[0] * usual[1] / (grid[0] * grid[1])))

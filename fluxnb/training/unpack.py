@@ -1,9 +1,11 @@
-"""Make the folder of a training run of a finished checkpoint, so that training goes on from it.
+"""Make the folder of a run of a finished checkpoint, so that the transformer's training goes on from it.
 
     python -m fluxnb.training.unpack --model fluxnb/demo --out RUN
 
 The inverse of `fluxnb.training.export`, but for what a finished checkpoint does not hold: optimisers
-begin anew, steps count from 0 again, and weights are those of the running averages.
+begin anew, steps count from 0 again, and weights are those of the running averages. Next come
+`fluxnb.training.latents`, with seeds of its own, and `fluxnb.training.transformer`; text encoders and
+autoencoder stay as they are.
 """
 
 from __future__ import annotations
@@ -24,12 +26,11 @@ def unpack(model: Path, out: Path) -> None:
     """Write RUN's tokenizers, vae.pt, text.pt and transformer.pt from a checkpoint folder.
 
     Raises:
-        FileExistsError: If RUN has one of them already.
+        FileExistsError: If RUN is not empty: files of another run would be taken for its own.
     """
-    for name in ("tokenizer", "tokenizer_2", "vae.pt", "text.pt", "transformer.pt"):
-        if (out / name).exists():
-            raise FileExistsError(f"{out / name} is there already; take another folder for the run")
     out.mkdir(parents=True, exist_ok=True)
+    if any(out.iterdir()):
+        raise FileExistsError(f"{out} is not empty; take another folder for the run")
     for name in ("tokenizer", "tokenizer_2"):
         shutil.copytree(model / name, out / name)
     encoders = TextEncoders(*load_tokenizers(out))

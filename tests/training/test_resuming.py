@@ -183,15 +183,21 @@ def assert_rounded(got, wanted, dtype):
     assert [name for name in got if not torch.equal(got[name], wanted[name].to(dtype).float())] == []
 
 
-def test_an_unpacked_checkpoint_is_trained_on(unpacked):
-    before = torch.load(unpacked / "transformer.pt", weights_only=True)
-    STAGES["transformer"][2](unpacked)
-    after = torch.load(unpacked / "transformer.pt", weights_only=True)
-    assert after["step"] == STEPS and after["scale"] == before["scale"]
-    moved = [float((after["net"][name] - value).abs().max()) for name, value in before["net"].items()]
-    assert 0 < max(moved) < 0.5  # from where they were, not from new ones
+def test_an_unpacked_checkpoint_is_trained_on(unpacked, tmp_path):
+    more = shutil.copytree(unpacked, tmp_path / "more")
+    before = torch.load(more / "transformer.pt", weights_only=True)
+    name = "x_embedder.weight"
+    before["net"][name] += 3.0  # what no new network has
+    before["scale"] = (0.25, 2.0)  # and not what the shards have
+    torch.save(before, more / "transformer.pt")
+    STAGES["transformer"][2](more)
+    after = torch.load(more / "transformer.pt", weights_only=True)
+    assert after["step"] == STEPS and after["scale"] == (0.25, 2.0)
+    assert 0 < (after["net"][name] - before["net"][name]).abs().max() < 0.5
 
 
-def test_a_folder_of_a_run_is_not_unpacked_over(ready, unpacked):
-    with pytest.raises(FileExistsError, match="is there already; take another folder"):
-        unpack(ready.parent / "demo", unpacked)
+def test_a_folder_of_a_run_is_not_unpacked_over(unpacked, tmp_path):
+    (tmp_path / "decoder.pt").touch()  # export would take it
+    with pytest.raises(FileExistsError, match="is not empty; take another folder"):
+        unpack(unpacked.parent / "demo", tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["decoder.pt"]
