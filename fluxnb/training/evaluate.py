@@ -24,7 +24,16 @@ from fluxnb.pipeline import FluxPipeline
 from fluxnb.training import figures, judge, prompts, trust
 from fluxnb.training.costs import costs
 from fluxnb.training.drawn import Draw, workers
-from fluxnb.training.exam import Examiner, held_out, judged, most_missed, pictures_of, sizes, ways
+from fluxnb.training.exam import (
+    Examiner,
+    by_relation,
+    held_out,
+    judged,
+    most_missed,
+    pictures_of,
+    sizes,
+    ways,
+)
 from fluxnb.training.figures import Figure
 from fluxnb.training.variety import autoencoder, variety
 from fluxnb.trust import RESULTS
@@ -69,6 +78,7 @@ def measure(
     singles, pairs = (examiner.ask(prompts.seen(half, share, i)) for i, share in enumerate((0, 1)))
     usual = singles.and_then(pairs)
     tell(pictures_of(usual, examiner.ask(prompts.twins(of(0.1)))))
+    tell(by_relation(pairs))
     missed = most_missed(usual)
     print(missed, flush=True)
     held = examiner.ask(prompts.held_grounds(of(0.3))), examiner.ask(prompts.held_pairs(of(0.3)))

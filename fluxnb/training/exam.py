@@ -20,6 +20,10 @@ OBJECTS = ("object", "both", "two")  # of `QUESTIONS`, those for the right objec
 GOALS = {"object": 98, "both": 95, "ground": 99, "relation": 95, "size": 95, "place": 95}  # percent
 JUDGE_GOAL = 99  # percent
 HELD_OUT_GAP = 3  # points
+SAID = {
+    "left": "left of, right of", "above": "above, below", "beside": "next to", "and": "and",
+}  # fmt: skip
+"""How reports name the relations of two different objects."""
 WAYS = (
     ("50 steps", {"num_steps": 50}, None, -1),
     ("8 steps", {"num_steps": 8}, 95, None),
@@ -84,6 +88,17 @@ def pictures_of(usual: Seen, twins: Seen) -> list[Figure]:
         figures.share("Pictures", words, asked[name], GOALS.get(name))
         for name, words in QUESTIONS.items()
         if name in asked
+    ]
+
+
+def by_relation(pairs: Seen) -> list[Figure]:
+    """Shares of pictures with both objects, in the relation if one is named, by what is said of them."""
+    seen = zip(pairs.scenes, pairs.verdicts, strict=True)
+    asked = [(scene.relation, marks(scene, verdict)) for scene, verdict in seen]
+    return [
+        figures.share("Two objects, by what is said of them", words, told)
+        for name, words in SAID.items()
+        if (told := [one["both"] and one.get("relation", True) for said, one in asked if said == name])
     ]
 
 

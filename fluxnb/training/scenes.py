@@ -63,10 +63,11 @@ PLACES = {
 RELATIONS = {
     "left": (("to the left of", "left of"), ("to the right of", "right of")),
     "above": (("above", "over"), ("below", "under")),
-    "beside": (("next to", "beside"),) * 2,
-    "and": (("and",),) * 2,
+    "beside": (("next to", "beside"),),
+    "and": (("and",),),
 }
-"""What is said of a first sprite and a second, and of the second and the first."""
+"""What is said of a first sprite and a second, and of the second and the first if anything is: of two
+side by side, the one named first stands on the left, of two above each other on top."""
 GROUNDS = ("on {} background",) * 3 + (", {} background", "in front of {} wall", "on {}")
 PREFIXES = ("",) * 4 + ("a photo of ", "a picture of ", "an image of ", "photo of ")
 PLURALS = {"fish": "fish", "snowman": "snowmen"}
@@ -257,7 +258,7 @@ def _pair(rng: random.Random, names: tuple[str, str], canvas: tuple[int, int]) -
             "sprites": tuple(sprites), "relation": relation,
         }  # fmt: skip
     nouns = [_noun(rng, sprite.name, sprite.size) for sprite in sprites]
-    turned = rng.randrange(2)
+    turned = rng.randrange(2) % len(RELATIONS[relation])
     words = rng.choice(RELATIONS[relation][turned])
     text = " ".join([nouns[turned], words, nouns[1 - turned]])
     return text, {"sprites": tuple(sprites), "relation": relation}

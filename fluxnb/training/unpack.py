@@ -36,7 +36,8 @@ def unpack(model: Path, out: Path) -> None:
     encoders = TextEncoders(*load_tokenizers(out))
     encoders.t5.load_state_dict(T5EncoderModel.from_pretrained(model / "text_encoder_2").state_dict())
     encoders.clip.load_state_dict(CLIPTextModel.from_pretrained(model / "text_encoder").state_dict())
-    save_atomically(out / "text.pt", {"net": encoders.state_dict()})
+    begin = {"optimizer": None, "step": 0, "minutes": 0.0}
+    save_atomically(out / "text.pt", begin | {"net": encoders.state_dict(), "heads": None})
     vae = AutoencoderKL.from_pretrained(model / "vae").float()
     save_atomically(out / "vae.pt", {"net": vae.state_dict(), "ema": vae.state_dict()})
     net = FluxTransformer2DModel.from_pretrained(model / "transformer").float().state_dict()

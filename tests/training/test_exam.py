@@ -69,6 +69,17 @@ def test_turned_pictures_have_objects_right_and_relations_wrong(model):
     turned = Examiner(lambda orders: painter(orders)[:, ::-1, ::-1].copy(), model).ask(made)
     relations = exam.answers(turned.scenes, turned.verdicts)["relation"]
     assert len(relations) > 5 and np.mean(relations) < 0.2
+    told = by_name(exam.by_relation(turned))
+    assert set(told) == {"left of, right of", "above, below"}
+    assert sum(figure.count for figure in told.values()) == len(relations)
+    assert max(figure.value for figure in told.values()) < 40
+
+
+def test_pairs_are_told_apart_by_what_is_said_of_them(model):
+    missing = scenes.make_scene(random.Random(1), name="key")
+    blind = examined(model, PAIRS, lambda scene, order: missing if scene.relation == "and" else scene)[0]
+    told = {figure.what: figure.value for figure in exam.by_relation(blind)}
+    assert told == {"left of, right of": 100, "above, below": 100, "next to": 100, "and": 0}
 
 
 def test_the_gap_of_held_out_pairs_is_what_they_lack(model):
@@ -206,8 +217,8 @@ def test_everything_is_measured_and_told_with_goals(model, monkeypatch, capsys):
     made, missed = evaluate.measure(stubs.pipeline(), painter, model, count, reference=60)
     parts = list(dict.fromkeys(figure.part for figure in made))
     assert parts == [
-        "The judge on real scenes", "Autoencoder", "Pictures", "Held-out pairs",
-        "Steps and CFG, the same prompts with the same noise", "Seeds", "Other sizes",
+        "The judge on real scenes", "Autoencoder", "Pictures", "Two objects, by what is said of them",
+        "Held-out pairs", "Steps and CFG, the same prompts with the same noise", "Seeds", "Other sizes",
     ]  # fmt: skip
     failed = {figure.part for figure in made if figure.met is False}
     assert failed <= {"Autoencoder", "Seeds"}  # one scene over and over has no variety

@@ -1,5 +1,7 @@
 """The parts of the demo model's training that can be right or wrong by themselves."""
 
+import random
+import re
 from unittest import mock
 
 import mlx.core as mx
@@ -13,7 +15,9 @@ from fluxnb.training import (
     curves,
     networks,
     optim,
+    scenes,
     sheets,
+    text,
     tokenizers,
     transformer,
     vae,
@@ -35,6 +39,18 @@ def test_plain_attention_equals_torchs():
     for options in ({}, {"is_causal": True}, {"attn_mask": bias}, {"scale": 0.3}):
         ours = transformer.plain_attention(q, k, v, **options)
         assert torch.allclose(ours, functional.scaled_dot_product_attention(q, k, v, **options), atol=1e-6)
+
+
+def test_where_objects_stand_is_asked_of_captions_that_say_it():
+    rng = random.Random(0)
+    words = {"across": r"left|right|next to|beside|and", "down": r"top|bottom|above|over|below|under"}
+    counts = [0, 0]
+    for _ in range(300):
+        scene = scenes.make_scene(rng)
+        said = [bool(re.search(rf"\b({one})\b", scene.caption)) for one in words.values()]
+        assert list(text.fixed_axes(scene)) == said, scene.caption
+        counts = [count + one for count, one in zip(counts, said, strict=True)]
+    assert min(counts) > 30
 
 
 def test_orthogonalize_brings_singular_values_near_one():

@@ -196,6 +196,22 @@ def test_an_unpacked_checkpoint_is_trained_on(unpacked, tmp_path):
     assert 0 < (after["net"][name] - before["net"][name]).abs().max() < 0.5
 
 
+def test_trained_text_encoders_stay_as_they_are_while_only_new_heads_learn(unpacked, tmp_path):
+    more = shutil.copytree(unpacked, tmp_path / "more")
+    given = torch.load(more / "text.pt", weights_only=True)
+    assert given["heads"] is None
+
+    def learnt(steps):
+        text.train(more, steps, seed=2, heads_alone=STEPS, every=1)
+        return torch.load(more / "text.pt", weights_only=True)
+
+    alone, further = learnt(STEPS), learnt(STEPS + 2)
+    assert alone["step"] == STEPS and alone["heads"]
+    assert_rounded(alone["net"], given["net"], torch.float32)
+    name = "t5.encoder.final_layer_norm.weight"
+    assert not torch.equal(further["net"][name], given["net"][name])
+
+
 def test_a_folder_of_a_run_is_not_unpacked_over(unpacked, tmp_path):
     (tmp_path / "decoder.pt").touch()  # export would take it
     with pytest.raises(FileExistsError, match="is not empty; take another folder"):
