@@ -54,6 +54,14 @@ def test_labels_of_neighbouring_marks_stand_on_both_sides(run):
     assert a.get_ha() != b.get_ha()
 
 
+def test_labels_of_early_marks_stay_inside_of_the_axes():
+    figure = plots.schedule(stubs.session().start("a cat", num_steps=20), marked=[1, 4, 5])
+    figure.canvas.draw()
+    (axes,) = figure.axes
+    inside = axes.get_window_extent()
+    assert all(inside.contains(*text.get_window_extent().min) for text in axes.texts)
+
+
 def test_own_sigmas_are_called_so():
     own = stubs.session().start("a cat", sigmas=(1, 0.3, 0))
     assert plots.schedule(own).axes[0].get_legend().get_texts()[0].get_text() == "own sigmas, 2 steps"

@@ -40,7 +40,8 @@ def schedule(runs: Run | Iterable[Run], marked: Iterable[int] = ()) -> Figure:
         step = checks.whole("a marked step", step, -1, runs[0].num_steps) % len(runs[0].sigmas)
         sigma = runs[0].sigmas[step]
         axes.plot(step, sigma, "o", markersize=11, markerfacecolor="none", markeredgecolor="grey")
-        is_below = 0 < step < runs[0].num_steps and not i % 2  # neighbours' labels stand on both sides
+        has_room = runs[0].num_steps / 5 < step < runs[0].num_steps  # left of it
+        is_below = has_room and not i % 2  # neighbours' labels stand on both sides
         axes.annotate(
             f"step {step}: {sigma:.2f}",
             (step, sigma),
