@@ -49,10 +49,13 @@ class Seen:
         pictures = np.concatenate([self.pictures, other.pictures])
         return Seen(self.scenes + other.scenes, pictures, self.verdicts + other.verdicts)
 
+    def marks(self) -> list[dict[str, bool]]:
+        """Whether each picture is right, by question."""
+        return [marks(scene, one) for scene, one in zip(self.scenes, self.verdicts, strict=True)]
+
     def right(self, *questions: str) -> list[bool]:
         """Whether all that is asked of these questions is right, for each scene of which any is asked."""
-        given = [marks(scene, one) for scene, one in zip(self.scenes, self.verdicts, strict=True)]
-        asked = [[one[name] for name in questions if name in one] for one in given]
+        asked = [[one[name] for name in questions if name in one] for one in self.marks()]
         return [all(one) for one in asked if one]
 
 
@@ -93,8 +96,7 @@ def pictures_of(usual: Seen, twins: Seen) -> list[Figure]:
 
 def by_relation(pairs: Seen) -> list[Figure]:
     """Shares of pictures with both objects, in the relation if one is named, by what is said of them."""
-    seen = zip(pairs.scenes, pairs.verdicts, strict=True)
-    asked = [(scene.relation, marks(scene, verdict)) for scene, verdict in seen]
+    asked = [(scene.relation, one) for scene, one in zip(pairs.scenes, pairs.marks(), strict=True)]
     return [
         figures.share("Two objects, by what is said of them", words, told)
         for name, words in SAID.items()

@@ -21,8 +21,6 @@ from fluxnb.training import scenes
 from fluxnb.training.networks import autocast, best_device, build_vae
 from fluxnb.training.vae import load_average
 
-PAIRS = 0.75  # share of scenes with two objects, which take longer to learn than one
-
 
 @torch.no_grad()
 def encode_shard(
@@ -33,7 +31,7 @@ def encode_shard(
     latents, touched, captions = [], [], []
     rows, columns = canvas[1] // scenes.TOKEN, canvas[0] // scenes.TOKEN
     for start in range(0, count, 20):
-        batch = [scenes.make_scene(rng, PAIRS, canvas=canvas) for _ in range(min(20, count - start))]
+        batch = [scenes.make_scene(rng, scenes.PAIRS, canvas=canvas) for _ in range(min(20, count - start))]
         rendered = [scenes.render(scene) for scene in batch]
         x = torch.from_numpy(np.stack([picture for picture, _ in rendered])).permute(0, 3, 1, 2)
         x = (x.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)

@@ -71,6 +71,7 @@ side by side, the one named first stands on the left, of two above each other on
 GROUNDS = ("on {} background",) * 3 + (", {} background", "in front of {} wall", "on {}")
 PREFIXES = ("",) * 4 + ("a photo of ", "a picture of ", "an image of ", "photo of ")
 PLURALS = {"fish": "fish", "snowman": "snowmen"}
+PAIRS = 0.75  # share of two objects, which take longer to learn, for text encoders and transformer
 HELD_OUT = 25  # one pair of this many is held out
 FONT_PLACES = (
     "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf",
@@ -258,7 +259,7 @@ def _pair(rng: random.Random, names: tuple[str, str], canvas: tuple[int, int]) -
             "sprites": tuple(sprites), "relation": relation,
         }  # fmt: skip
     nouns = [_noun(rng, sprite.name, sprite.size) for sprite in sprites]
-    turned = rng.randrange(2) % len(RELATIONS[relation])
+    turned = rng.randrange(2) % len(RELATIONS[relation])  # the same draws whatever the relation
     words = rng.choice(RELATIONS[relation][turned])
     text = " ".join([nouns[turned], words, nouns[1 - turned]])
     return text, {"sprites": tuple(sprites), "relation": relation}

@@ -32,7 +32,6 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from fluxnb.training import scenes
 from fluxnb.training.captions import Captions
-from fluxnb.training.latents import PAIRS
 from fluxnb.training.networks import TEXT_WIDTH, TextEncoders, best_device
 from fluxnb.training.optim import load_checkpoint, log_row, save_atomically
 from fluxnb.training.tokenizers import ORDINARY
@@ -101,7 +100,7 @@ class Batches:
     def __call__(self, step: int) -> dict[str, torch.Tensor]:
         """Ids and answers; `IGNORED` where a caption fixes nothing."""
         rng = random.Random(self.seed * 1_000_003 + step)
-        made = [scenes.make_scene(rng, PAIRS) for _ in range(BATCH)]
+        made = [scenes.make_scene(rng, scenes.PAIRS) for _ in range(BATCH)]
         told = [
             with_other_words(s, rng)
             if rng.random() < OTHER_SHARE

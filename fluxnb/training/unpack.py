@@ -5,7 +5,7 @@
 The inverse of `fluxnb.training.export`, but for what a finished checkpoint does not hold: optimisers
 begin anew, steps count from 0 again, and weights are those of the running averages. Next come
 `fluxnb.training.latents`, with seeds of its own, and `fluxnb.training.transformer`; text encoders and
-autoencoder stay as they are.
+autoencoder stay as they are, unless `fluxnb.training.text --heads-alone` lets the former learn on first.
 """
 
 from __future__ import annotations
