@@ -24,14 +24,14 @@ from fluxnb.training.vae import load_average
 
 @torch.no_grad()
 def encode_shard(
-    vae: torch.nn.Module, seed: int, count: int, canvas: tuple[int, int]
+    vae: torch.nn.Module, seed: int, count: int, canvas: tuple[int, int], pairs: float
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Latents of the scenes of a seed, the tokens that objects touch, and their captions."""
     rng = random.Random(seed)
     latents, touched, captions = [], [], []
     rows, columns = canvas[1] // scenes.TOKEN, canvas[0] // scenes.TOKEN
     for start in range(0, count, 20):
-        batch = [scenes.make_scene(rng, scenes.PAIRS, canvas=canvas) for _ in range(min(20, count - start))]
+        batch = [scenes.make_scene(rng, pairs, canvas=canvas) for _ in range(min(20, count - start))]
         rendered = [scenes.render(scene) for scene in batch]
         x = torch.from_numpy(np.stack([picture for picture, _ in rendered])).permute(0, 3, 1, 2)
         x = (x.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
@@ -51,7 +51,16 @@ def canvases(count: int, others: int, shard: int) -> list[tuple[int, int]]:
     return [(scenes.SIZE, scenes.SIZE)] * (count // shard) + turns
 
 
-def make(out: Path, count: int, others: int, shard: int, seed: int, part: int = 0, parts: int = 1) -> None:
+def make(
+    out: Path,
+    count: int,
+    others: int,
+    shard: int,
+    seed: int,
+    part: int = 0,
+    parts: int = 1,
+    pairs: float = scenes.PAIRS,
+) -> None:
     """Make every `parts`-th shard from the `part`-th on, unless it is there; see the command."""
     vae = build_vae()
     vae.load_state_dict(load_average(out / "vae.pt"))
@@ -61,7 +70,7 @@ def make(out: Path, count: int, others: int, shard: int, seed: int, part: int = 
     for number, canvas in enumerate(canvases(count, others, shard)):
         file = folder / f"{number:03}.npz"
         if number % parts == part and not file.exists():
-            z, touched, captions = encode_shard(vae, seed + number, shard, canvas)
+            z, touched, captions = encode_shard(vae, seed + number, shard, canvas, pairs)
             unfinished = file.with_suffix(".part")
             with unfinished.open("wb") as opened:
                 np.savez(opened, latents=z, touched=touched, captions=np.array(captions))
@@ -80,11 +89,12 @@ def main() -> None:
     parser.add_argument("--shard", type=int, default=800, help="scenes in a shard; only whole ones are made")
     parser.add_argument("--part", default="0/1", help="which of how many processes this is")
     parser.add_argument("--seed", type=int, default=10_000)
+    parser.add_argument("--pairs", type=float, default=scenes.PAIRS, help="share of scenes with two objects")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     part, parts = map(int, args.part.split("/"))
-    make(args.out, args.count, args.others, args.shard, args.seed, part, parts)
+    make(args.out, args.count, args.others, args.shard, args.seed, part, parts, args.pairs)
 
 
 def load(out: Path) -> dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor, list[str]]]:

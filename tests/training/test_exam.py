@@ -7,8 +7,10 @@ import mlx.core as mx
 import numpy as np
 import pytest
 import stubs
+from diffusers import FluxTransformer2DModel
 
 from fluxnb.checkpoints import catalog
+from fluxnb.checkpoints.sources import DEMO_FOLDER
 from fluxnb.pipeline import FluxPipeline
 from fluxnb.training import costs, drawn, evaluate, exam, figures, judge, prompts, scenes, variety
 from fluxnb.training.drawn import Order
@@ -185,13 +187,33 @@ def test_the_fastest_pass_counts_and_the_first_time_does_not():
 
 
 def test_costs_count_bytes_and_parameters(tmp_path, monkeypatch):
-    monkeypatch.setattr(costs, "torch_passes", lambda folder, pipeline: [])
+    monkeypatch.setattr(costs, "torch_passes", lambda folder, pipeline, batch: [])
     monkeypatch.setattr(costs, "ROUNDS", 2)
     (tmp_path / "vae").mkdir()
     (tmp_path / "vae" / "weights").write_bytes(bytes(26_000_000))
     told = by_name(costs.costs(stubs.pipeline(), tmp_path))
     assert told["folder"].value == 26 and told["folder"].met is False
     assert 0 < told["parameters"].value < 1
+    assert {"one pass, the fastest of 2", "both passes of a step with CFG, the fastest of 2"} <= set(told)
+
+
+@pytest.mark.parametrize("passes", [1, 2])
+def test_a_step_with_cfg_is_measured_against_a_batch_of_two(passes, monkeypatch):
+    sizes = []
+    forward = FluxTransformer2DModel.forward
+    monkeypatch.setattr(
+        FluxTransformer2DModel,
+        "forward",
+        lambda self, image, **given: sizes.append(len(image)) or forward(self, image, **given),
+    )
+    pipeline = FluxPipeline()
+    ours = costs.fluxnb_passes(pipeline, passes)
+    seen = []
+    monkeypatch.setattr(pipeline, "_pass", lambda *args: seen.append(args) or mx.zeros((1, 16, 16, 16)))
+    ours()
+    for one in costs.torch_passes(DEMO_FOLDER / "transformer", pipeline, passes):
+        one()
+    assert len(seen) == passes and set(sizes) == {passes}
 
 
 def test_the_best_maps_stand_beside_their_own_controls():
