@@ -90,6 +90,15 @@ def test_the_same_seed_teaches_the_same_bits_and_another_others():
     assert digests[0] == digests[1] != digests[2]
 
 
+def test_a_pipeline_that_draws_with_an_adapter_is_not_taught_another():
+    pipeline = stubs.pipeline()
+    pipeline.load_lora_weights(finetune(pipeline, PICTURES, CAPTIONS, name="first", **SHORT))
+    with pytest.raises(InputError, match=r"the adapter 'first', .* unload_lora_weights\(\) first"):
+        finetune(pipeline, PICTURES, CAPTIONS, **SHORT)
+    pipeline.set_adapters("first", 0)  # draws as if it were not there
+    finetune(pipeline, PICTURES, CAPTIONS, **SHORT)
+
+
 def test_the_pipeline_is_left_as_it_was():
     pipeline = stubs.pipeline()
     before = dict(tree_flatten(pipeline.networks.mmdit.parameters()))

@@ -132,6 +132,11 @@ def main() -> None:
         "--to", type=Path, help="where all figures of the maps go, by default trust.json in the folder"
     )
     args = parser.parse_args()
+    if args.model != catalog.DEMO.name and args.checkpoint is None and args.only != "pictures":
+        parser.error(
+            f"costs and maps are those of a folder, and {args.model} was given by name; "
+            "add --checkpoint FOLDER, or --only pictures"
+        )
     checkpoint, folder = args.checkpoint and str(args.checkpoint), args.checkpoint or DEMO_FOLDER
     pipeline = FluxPipeline(args.model, local_ckpt=checkpoint)
     made, notes = [], []

@@ -34,20 +34,23 @@ WAYS = (
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """Pictures of prompts, and what the judge sees in them, in the same order."""
+    """Pictures of prompts, the seeds of their noise, and what the judge sees in them, in the same order."""
 
     scenes: tuple[Scene, ...]
+    seeds: tuple[int, ...]
     pictures: np.ndarray
     verdicts: tuple[Verdict, ...]
 
     def first(self, count: int) -> Seen:
         """The first of them."""
-        return Seen(self.scenes[:count], self.pictures[:count], self.verdicts[:count])
+        return Seen(self.scenes[:count], self.seeds[:count], self.pictures[:count], self.verdicts[:count])
 
     def and_then(self, other: Seen) -> Seen:
         """These and others of the same size."""
         pictures = np.concatenate([self.pictures, other.pictures])
-        return Seen(self.scenes + other.scenes, pictures, self.verdicts + other.verdicts)
+        return Seen(
+            self.scenes + other.scenes, self.seeds + other.seeds, pictures, self.verdicts + other.verdicts
+        )
 
     def marks(self) -> list[dict[str, bool]]:
         """Whether each picture is right, by question."""
@@ -66,13 +69,18 @@ class Examiner:
     draw: Draw
     model: judge.Judge
 
-    def ask(self, made: Sequence[Scene], **options: object) -> Seen:
-        """What comes of scenes of one size, the n-th with seed n; `options` are those of `Order`."""
+    def ask(self, made: Sequence[Scene], seeds: Sequence[int] | None = None, **options: object) -> Seen:
+        """What comes of scenes of one size, the n-th with seed n if no others are given.
+
+        `options` are those of `Order`.
+        """
+        seeds = tuple(range(len(made)) if seeds is None else seeds)
         width, height = made[0].width, made[0].height
         if (width, height) != (SIZE, SIZE):
             options |= {"latent_size": (height // CELL, width // CELL)}
-        pictures = self.draw([Order(scene.caption, seed, **options) for seed, scene in enumerate(made)])
-        return Seen(tuple(made), pictures, tuple(judge.judge_pictures(self.model, pictures)))
+        orders = [Order(scene.caption, seed, **options) for scene, seed in zip(made, seeds, strict=True)]
+        pictures = self.draw(orders)
+        return Seen(tuple(made), seeds, pictures, tuple(judge.judge_pictures(self.model, pictures)))
 
 
 def judged(model: judge.Judge, count: int) -> list[Figure]:
@@ -135,7 +143,7 @@ def ways(examiner: Examiner, usual: Seen, entry: Entry) -> list[Figure]:
     for what, options, goal, least in WAYS:
         if options == {"cfg_weight": entry.cfg_weight}:
             continue
-        other = examiner.ask(usual.scenes, **options)
+        other = examiner.ask(usual.scenes, usual.seeds, **options)
         right = other.right(*OBJECTS)
         pairs = zip(usual.pictures, other.pictures, strict=True)
         made += [

@@ -121,7 +121,7 @@ def finetune(
         on_step: Called after each step.
 
     Raises:
-        InputError: if an argument is none that can be trained with.
+        InputError: if an argument is none that can be trained with, or the pipeline draws with an adapter.
     """
     captions, keep = checks.several("captions", captions, str), checks.several("keep", keep, str)
     if not len(pictures) or len(pictures) != len(captions):
@@ -131,6 +131,11 @@ def finetune(
     for what, value in (("rank", rank), ("steps", steps), ("batch", batch)):
         checks.whole(what, value, low=2 if what == "batch" and keep else 1)
     learning_rate = checks.number("learning_rate", learning_rate, above=0)
+    if in_use := [use.name for use in pipeline.adapters if use.scale]:
+        raise InputError(
+            f"the model draws with the adapter {in_use[0]!r}, which a new one would not learn to stand beside; "
+            "unload_lora_weights() first"
+        )
     rng = np.random.default_rng(checks.whole("seed", seed, 0))
 
     start = time.perf_counter()

@@ -241,7 +241,7 @@ def measure(pipeline: FluxPipeline, count: int, sigmas: tuple[float, ...] = SIGM
         "area" is what a mask covers of a picture, "noise" the average precision of random numbers; "maps" has
         a record for each method, group of blocks and sigma, "cuts" one for each sigma.
     """
-    network = pipeline.networks.mmdit
+    network = pipeline.transformer()  # with its adapters, as it draws
     groups = {method: groups_of(method, network.config) for method in METHODS}
     maps: dict[tuple, list] = defaultdict(list)  # (method, control, sigma) -> (scene, scores (groups, names))
     cuts: dict[float, list] = defaultdict(list)  # sigma -> (scene, figures)

@@ -98,18 +98,19 @@ def test_the_gap_of_held_out_pairs_is_what_they_lack(model):
 
 
 def test_ways_are_drawn_with_their_options_and_the_same_seeds(model):
-    made = SINGLES[:4] + PAIRS[:4]
+    singles, pairs = SINGLES[:4], PAIRS[:4]
     empty = scenes.Scene("", "red", (), 0.0, says_color=False)
-    painter = Painter(made, lambda scene, order: empty if order.cfg_weight == 0 else scene)
+    painter = Painter(singles + pairs, lambda scene, order: empty if order.cfg_weight == 0 else scene)
     examiner = Examiner(painter, model)
-    told = by_name(exam.ways(examiner, examiner.ask(made), catalog.DEMO))
+    usual = examiner.ask(singles).and_then(examiner.ask(pairs))  # seeds begin anew, as in `measure`
+    told = by_name(exam.ways(examiner, usual, catalog.DEMO))
     assert told["right objects, no CFG"].value == 0 and told["right objects, 8 steps"].value == 100
     assert told["right objects, 20 steps, CFG 3 less no CFG"].value == 100
     assert told["50 steps against 20 steps, CFG 3, PSNR"].value == 100  # the same pictures
     assert told["no CFG against 20 steps, CFG 3, PSNR"].value < 30
     options = {(order.num_steps, order.cfg_weight) for order in painter.orders}
     assert options == {(None, None), (50, None), (8, None), (None, 0.0)}
-    assert [order.seed for order in painter.orders] == list(range(8)) * 4
+    assert [order.seed for order in painter.orders] == [0, 1, 2, 3] * 8
 
 
 def test_a_model_without_cfg_is_not_compared_with_itself(model):
@@ -254,3 +255,11 @@ def test_the_command_writes_its_table(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["evaluate", "--only", "costs", "--table", str(tmp_path / "t.json")])
     evaluate.main()
     assert json.loads((tmp_path / "t.json").read_text())["figures"][0]["what"] == "b"
+
+
+@pytest.mark.parametrize("part", [[], ["--only", "maps"], ["--only", "costs"]])
+def test_costs_and_maps_of_a_name_alone_are_refused(part, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["evaluate", "--model", "fluxnb/demo-schnell", *part])
+    with pytest.raises(SystemExit):
+        evaluate.main()
+    assert "--checkpoint FOLDER, or --only pictures" in capsys.readouterr().err
