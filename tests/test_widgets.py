@@ -9,6 +9,7 @@ import threading
 import warnings
 
 import mlx.core as mx
+import numpy as np
 import pytest
 import stubs
 
@@ -17,6 +18,7 @@ from fluxnb.errors import CheckpointError, InputError
 from fluxnb.probe import Probe
 from fluxnb.session import FluxSession
 from fluxnb.widgets import FluxWidget, flux
+from fluxnb.widgets.runner import Runner
 
 SOON = 60  # seconds that nothing here should take
 
@@ -412,6 +414,79 @@ def test_an_error_leaves_the_last_run_and_a_usable_widget(make):
     generate(widget, 2, num_steps=2)
     widget.wait(SOON)
     assert widget.run.num_steps == 2 and widget._status["error"] == ""
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"seed": np.int64(5), "num_steps": np.int32(2), "shift": np.float32(1.5)},
+        {"seed": 2**53 + 1},  # a browser would make it 2**53
+        {"seed": 2**64 - 1},
+    ],
+)
+def test_numbers_set_from_python_come_back_from_the_browser_as_they_were(make, given):
+    widget = make(**{"num_steps": 2} | given)
+    widget.wait(SOON)
+    seed, sent = widget.run.seed, json.loads(json.dumps(widget._settings))
+    generate(widget, 1, **{name: sent[name] for name in flux.PANEL})
+    widget.wait(SOON)
+    assert widget.run.seed == seed == given["seed"]
+    assert (widget.run.num_steps, widget.run.shift) == (2, given.get("shift", 1))
+
+
+def test_a_seed_beyond_all_bounds_is_said_under_the_widget(make):
+    widget = make(seed=10**400)
+    with pytest.raises(InputError, match="seed is 1000"):
+        widget.wait(SOON)
+    assert widget._status["state"] == "failed"
+
+
+def test_a_failed_run_leaves_no_picture_of_the_run_before_unmade(make, wire, monkeypatch, session):
+    widget = make(num_steps=3)
+    widget.wait(SOON)
+    decode, asked = session.pipeline.decode, Gate()
+
+    def slow(*given):
+        asked.pass_through()
+        return decode(*given)
+
+    monkeypatch.setattr(session.pipeline, "decode", slow)
+    wire.clear()
+    said(widget, type="kind", kind="noisy")
+    assert asked.reached.wait(SOON)
+    generate(widget, 1, num_steps=0)  # drops what is being made
+    asked.set()
+    with pytest.raises(InputError):
+        widget.wait(SOON)
+    assert {step for c, _ in wire if c["type"] == "frames" for step in c["steps"]} == {0, 1, 2, 3}
+
+
+def test_stop_lets_pictures_of_a_run_that_is_drawn_come(make, wire, monkeypatch, session):
+    widget = make(num_steps=3)
+    widget.wait(SOON)
+    decode, asked = session.pipeline.decode, Gate()
+
+    def slow(*given):
+        asked.pass_through()
+        return decode(*given)
+
+    monkeypatch.setattr(session.pipeline, "decode", slow)
+    wire.clear()
+    said(widget, type="kind", kind="noisy")
+    assert asked.reached.wait(SOON)
+    widget.stop()
+    asked.set()
+    widget.wait(SOON)
+    assert widget._status["state"] == "done"
+    assert {step for c, _ in wire if c["type"] == "frames" for step in c["steps"]} == {0, 1, 2, 3}
+
+
+def test_a_widget_that_was_closed_before_it_loaded_a_model_has_no_session(monkeypatch):
+    monkeypatch.setattr(Runner, "draw", lambda self, job: None)  # the worker has not begun
+    widget = FluxWidget()
+    widget.close()
+    with pytest.raises(InputError, match="stopped or closed before its model was loaded"):
+        _ = widget.session
 
 
 def test_an_error_of_others_names_its_kind(make, monkeypatch, session):

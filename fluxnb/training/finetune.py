@@ -133,8 +133,8 @@ def finetune(
     learning_rate = checks.number("learning_rate", learning_rate, above=0)
     if in_use := [use.name for use in pipeline.adapters if use.scale]:
         raise InputError(
-            f"the model draws with the adapter {in_use[0]!r}, which a new one would not learn to stand beside; "
-            "unload_lora_weights() first"
+            f"the model draws with the adapter {in_use[0]!r}, and what is learnt would be for the model "
+            "without it; unload_lora_weights() first"
         )
     rng = np.random.default_rng(checks.whole("seed", seed, 0))
 

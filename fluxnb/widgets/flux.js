@@ -462,7 +462,14 @@ const view = (model, el, film) => {
     wanted = { ...now, ...Object.fromEntries(kept) };
     showSettings();
   };
-  const onStatus = () => { showStatus(); show(); };
+  const onStatus = () => {
+    if (running()) {   // a new run takes the place of all that was asked of the one before
+      looks.asked = "";
+      looks.askedNoisy = 0;
+    }
+    showStatus();
+    show();
+  };
   const onFilm = () => { showSettings(); show(); };
   model.on("change:_settings", onSettings);
   model.on("change:_status", onStatus);

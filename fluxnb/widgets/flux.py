@@ -104,9 +104,15 @@ class FluxWidget(anywidget.AnyWidget):
 
     @property
     def session(self) -> FluxSession:
-        """The session that draws; waits for the model if it is still loading."""
+        """The session that draws; waits for the model if it is still loading.
+
+        Raises:
+            InputError: If the widget was stopped or closed before it had loaded one.
+        """
         if self._session is None:
             self.wait()
+        if self._session is None:
+            raise InputError("the widget was stopped or closed before its model was loaded; make a new one")
         return self._session
 
     @property
@@ -129,12 +135,17 @@ class FluxWidget(anywidget.AnyWidget):
             self._newest = self._runner.draw(partial(self._draw, self._runs, wanted))
 
     def stop(self) -> None:
-        """Stops drawing after the step that is being made; the steps made so far stay."""
+        """Stops drawing after the step that is being made; the steps made so far stay.
+
+        Pictures and maps of a run that is drawn already are made to the last; `save` is not.
+        """
         with self._runner.lock:
+            if self._now.state not in ("loading", "drawing"):
+                self._runner.stop("save")
+                return
             self._runner.stop()
-            if self._now.state in ("loading", "drawing"):
-                self._tell(replace(self._now, state="stopped"))
-                self._ask_pictures()
+            self._tell(replace(self._now, state="stopped"))
+            self._ask_pictures()
 
     def wait(self, timeout: float | None = None) -> None:
         """Blocks until nothing is being drawn or read. An interrupt (Ctrl-C) stops the run; its steps stay.
@@ -243,6 +254,7 @@ class FluxWidget(anywidget.AnyWidget):
                 if ticket.live:
                     said = sentence(error, "; wait() raises it in full")
                     self._tell(Status("failed", number, error=said))
+                    self._ask_pictures()  # of the steps that were made, or of the run before
             raise
 
     def _develop(self, ticket: Ticket) -> Pieces:
@@ -256,7 +268,7 @@ class FluxWidget(anywidget.AnyWidget):
                 yield
         except Exception as error:
             with self._runner.lock:
-                if ticket.live:
+                if ticket.live and self._now.state != "failed":
                     self._tell(replace(self._now, error=sentence(error)))
             raise
 
@@ -325,6 +337,9 @@ class FluxWidget(anywidget.AnyWidget):
         self._taking = True
         try:
             for name in (*PANEL, "live"):
+                spelled = plain(getattr(self, name))
+                if isinstance(spelled, str) and settings.get(name) == spelled:
+                    continue  # what JSON cannot hold came back as it was sent: it stays what it was
                 if name in settings:
                     setattr(self, name, settings[name])
         finally:

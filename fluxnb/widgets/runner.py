@@ -85,10 +85,10 @@ class Runner:
             self._drop(lambda ticket: ticket.key == key)
             return self._put(key, job)
 
-    def stop(self) -> None:
-        """Lets go of everything: what waits at once, what runs at its next `yield`."""
+    def stop(self, *keys: Hashable) -> None:
+        """Lets go of all jobs or of those with these keys: what waits at once, what runs at its next `yield`."""
         with self.lock:
-            self._drop(lambda ticket: True)
+            self._drop(lambda ticket: not keys or ticket.key in keys)
 
     def close(self) -> None:
         """Lets go of everything and ends the thread."""

@@ -8,9 +8,12 @@ from __future__ import annotations
 import math
 import textwrap
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 from fluxnb.errors import FluxnbError
+
+EXACT = 2**53 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,14 @@ def sentence(error: Exception, hint: str = "") -> str:
 
 
 def plain(value: Any) -> str | float | None:
-    """Returns a setting as JSON can hold it: anything but text and finite numbers as Python spells it."""
-    if value is None or isinstance(value, str) or (isinstance(value, (int, float)) and math.isfinite(value)):
+    """Returns a setting as JSON and a browser can hold it, and anything else as Python spells it.
+
+    Numbers of NumPy become Python's. A browser's whole numbers are exact up to `EXACT` only.
+    """
+    if value is None or isinstance(value, (str, bool)):
         return value
+    if isinstance(value, Integral):
+        return int(value) if abs(int(value)) <= EXACT else repr(int(value))
+    if isinstance(value, Real) and math.isfinite(value):
+        return float(value)
     return repr(value)
