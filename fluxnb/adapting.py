@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from itertools import count
 from types import MappingProxyType
 
 import mlx.core as mx
@@ -45,7 +46,8 @@ class Adapting:
             adapter: Path of a safetensors file or of its folder, in the names of diffusers (PEFT),
                 black-forest-labs or Kohya; or what `training.finetune` returned.
             weight_name: Name of the file in the folder, where there are several.
-            adapter_name: What to call it; None for the name of its file.
+            adapter_name: What to call it; None for the name of its file, with a number behind it where
+                another adapter has that name.
             scale: Its strength: 0 for none, 1 as it was trained.
 
         Raises:
@@ -58,12 +60,17 @@ class Adapting:
             check_fit(adapter, config)
         else:
             adapter = adapter_files.read(adapter, config, weight_name)
+        digest = adapter.digest()
         name = adapter.name if adapter_name is None else checks.label("adapter_name", adapter_name)
-        if name in self._loaded:
-            raise InputError(
-                f"an adapter {name!r} is loaded already; give another adapter_name, or unload_lora_weights()"
-            )
-        use = Use(name, adapter.digest(), scale)
+        others = map(f"{name}-{{}}".format, count(2))
+        while name in self._loaded:
+            if adapter_name is not None or self._loaded[name][0] == digest:
+                raise InputError(
+                    f"an adapter {name!r} is loaded already; give another adapter_name, or "
+                    "unload_lora_weights()"
+                )
+            name = next(others)
+        use = Use(name, digest, scale)
         self._loaded = {**self._loaded, name: (use.digest, adapter)}
         self.adapters = (*self.adapters, use)
 

@@ -100,7 +100,7 @@ def measure(
     if pictures:
         drawn = tuple(
             branch.finish().image()
-            for branch in (run.fork(len(run.steps)), run.fork(step, intervention=both))
+            for branch in (run.fork(len(run.steps)), run.fork(step, intervention=both.left_at(step)))
         )
     return Effect(intervention, step, record.sigma, velocity, relative.item(), heard, correlation, drawn)
 

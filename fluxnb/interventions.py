@@ -159,6 +159,12 @@ class Intervention:
         """Says whether any of it is meant for a step."""
         return any(_meant_for(change, step) for change in self.changes)
 
+    def left_at(self, step: int) -> Intervention:
+        """Returns what of it is meant for a step or a later one."""
+        return Intervention(
+            tuple(change for change in self.changes if change.steps is None or step < change.steps[1])
+        )
+
     def at(self, step: int, tokens: Tokens, config: MMDiTConfig) -> tuple[Attend, frozenset[int]]:
         """Returns what it does in a step: the attention function, and the blocks to go without.
 

@@ -104,10 +104,11 @@ def ledger(
     pipeline = run.session.pipeline
     numbers = find_blocks(blocks, *pipeline.blocks)
     heads = find_heads(heads, pipeline.networks.configs.mmdit.heads)
-    if words is None:
+    is_asked = words is not None
+    if not is_asked:
         words = dict.fromkeys(word.text.casefold() for word in run.owner(steps[0]).words)
     words = (words,) if isinstance(words, (str, Word)) else tuple(words)
-    parted = [_part(words, tokens(run.owner(i).text, run.latent_size)) for i in steps]
+    parted = [_part(words, tokens(run.owner(i).text, run.latent_size), is_asked) for i in steps]
     labels = [find_word(word, run.owner(steps[0]).words)[0] for word in words]
     labels += ["other words", *list(GROUPS.values())[1:]]
     kept = [i for i in range(len(labels)) if any(parts[i] for parts in parted)]
@@ -127,9 +128,13 @@ def ledger(
     )
 
 
-def _part(words: tuple[str | Word, ...], tokens: Tokens) -> list[Iterable[int]]:
-    """Parts the tokens of a pass: each word, the other words, end, PAD, image; each token is in one part."""
-    named = [find_word(word, tokens.words)[1] for word in words]
+def _part(words: tuple[str | Word, ...], tokens: Tokens, is_asked: bool) -> list[Iterable[int]]:
+    """Parts the tokens of a pass: each word, the other words, end, PAD, image; each token is in one part.
+
+    A word that the prompt lacks is an error if it was asked for, and else has no tokens.
+    """
+    there = {one.text.casefold() for one in tokens.words}
+    named = [find_word(word, tokens.words)[1] if is_asked or word in there else () for word in words]
     taken = [position for positions in named for position in positions]
     if len(set(taken)) < len(taken):
         given = ", ".join(repr(getattr(word, "text", word)) for word in words)

@@ -250,14 +250,16 @@ class Run(Questions):
     ) -> Run:
         """Branches off after `at` steps, which both runs share; with no change it ends in the same bits.
 
-        But where `at` lies before this run itself branched off: its own changes then hold from there on.
+        But where `at` lies before this run itself branched off: its own changes then hold from there on, all
+        but its schedule, which stays as it is.
 
         Args:
             at: Steps to share, 0 to as many as have been made.
             prompt: For the rest of the way; None, here and below, for that of this run.
             seed: New noise, mixed at the noise level of step `at` with the clean picture of the step before.
             num_steps: Steps of the whole run, shared ones included.
-            shift: Static shift; the rest of the schedule starts at the noise level that is reached.
+            shift: Static shift; where one is given, or another `num_steps`, the rest of the schedule is
+                spaced anew from the noise level that is reached.
             sigmas: The rest of the schedule in place of these two, from the level that is reached to 0.
             guidance: Guidance strength.
             cfg_weight: Weight of CFG.
@@ -267,8 +269,8 @@ class Run(Questions):
 
         Raises:
             InputError: if an argument is none that can be drawn with, or the intervention speaks of a word,
-                block, head or step that there is not; or if new noise at step 0 needs a picture to start from
-                that a saved run has not kept.
+                block, head or step that there is not; or if new noise at step 0 needs a clean picture that a
+                saved run has not kept, or that a run from own latents never had.
         """
         at = checks.whole("at", at, 0, len(self.steps))
         pipeline = self.session.pipeline
@@ -293,6 +295,11 @@ class Run(Questions):
                 raise InputError(
                     "new noise at step 0 needs the picture that the run started from, which a saved run does "
                     "not hold; fork at step 1 or later, or start again with session.start(..., image=...)"
+                )
+            if not at and self.owner(0).seed is None and self.sigmas[0] < 1:
+                raise InputError(
+                    f"the latents that this run was given hold noise up to {self.sigmas[0]:g}, and no clean "
+                    "picture to mix with new noise; fork at step 1 or later"
                 )
             if at:
                 clean, noise = flow.clean(self.steps[at - 1]), pipeline.noise(settings)

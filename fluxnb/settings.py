@@ -146,8 +146,8 @@ def branch(
 ) -> Settings:
     """Changes the settings of a run from step `at` on.
 
-    The shared part of the schedule stays. The rest stays too unless `shift` or `num_steps` is new: then it
-    leads from the noise level at step `at` to 0, evenly spaced before the new shift.
+    The shared part of the schedule stays. The rest stays too unless a `shift` or another `num_steps` is
+    given: then it leads from the noise level at step `at` to 0, evenly spaced before the shift.
 
     Args:
         entry: The model and its defaults.
@@ -171,14 +171,27 @@ def branch(
         same["seed"], kept["seed"] = 0, None
     del same["sigmas"]
     new = replace(fill_in(entry, **same | changes), **kept)
+    stays = sigmas is None and "shift" not in changes and new.num_steps == old.num_steps
+    if at == old.num_steps and not stays:
+        raise InputError(
+            f"after all {at} steps no noise is left, and so no schedule to change; fork at an earlier step"
+        )
     if sigmas is not None:
         _only_sigmas(changes.get("num_steps"), changes.get("shift"))
         rest = flow.own_schedule(sigmas, start=old.sigmas[at])
         return replace(new, sigmas=old.sigmas[:at] + rest, shift=None)
-    if new.num_steps == old.num_steps and changes.get("shift", old.shift) == old.shift:
+    if stays:
         return replace(new, sigmas=old.sigmas, shift=old.shift)
     left = checks.whole("num_steps", new.num_steps, low=at + 1) - at
-    return replace(new, sigmas=old.sigmas[:at] + flow.schedule(left, new.shift, start=old.sigmas[at]))
+    levels = old.sigmas[:at] + flow.schedule(left, new.shift, start=old.sigmas[at])
+    return replace(new, sigmas=_or_same(levels, old.sigmas))
+
+
+def _or_same(new: tuple[float, ...], old: tuple[float, ...]) -> tuple[float, ...]:
+    """Returns the old noise levels where new ones differ by rounding alone."""
+    if len(new) == len(old) and all(abs(a - b) < 1e-9 for a, b in zip(new, old, strict=True)):
+        return old
+    return new
 
 
 def _only_sigmas(num_steps: int | None, shift: float | None, denoise: float | None = None) -> None:

@@ -158,6 +158,17 @@ def test_a_model_is_not_saved_with_an_adapter_in_use(pipeline, tmp_path):
         pipeline.save(tmp_path / "model")
 
 
+def test_another_adapter_of_the_same_name_gets_a_number_and_the_same_one_is_refused(pipeline):
+    layers = adapter().layers
+    pipeline.load_lora_weights(adapter())
+    for scale in (2, 3):
+        other = {name: replace(one, up=scale * one.up) for name, one in layers.items()}
+        pipeline.load_lora_weights(Adapter("thing", other))
+        with pytest.raises(InputError, match=f"'thing-{scale}' is loaded already"):
+            pipeline.load_lora_weights(Adapter("thing", other))
+    assert [use.name for use in pipeline.adapters] == ["thing", "thing-2", "thing-3"]
+
+
 def test_wrong_arguments_are_one_error_each(pipeline):
     pipeline.load_lora_weights(adapter())
     with pytest.raises(InputError, match="'thing' is loaded already"):

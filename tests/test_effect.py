@@ -93,6 +93,15 @@ def test_what_the_run_has_already_is_in_both(run):
     assert fork.effect(cut("cat"), 0).relative == 0
 
 
+def test_the_pictures_leave_out_what_was_over_before_the_step(run):
+    first = cut("cat", steps=(0, 2))
+    fork = run.fork(0, intervention=first).finish()
+    _, drawn = fork.effect(cut("and"), 3, pictures=True).pictures
+    assert drawn == fork.fork(3, intervention=cut("and")).finish().image()
+    _, drawn = run.effect(first + cut("and"), 3, pictures=True).pictures
+    assert drawn == run.fork(3, intervention=cut("and")).finish().image()
+
+
 def test_a_shared_step_is_asked_of_the_run_that_made_it(run):
     fork = run.fork(2, prompt="a dog").finish()
     assert np.array_equal(fork.effect(cut("cat"), 1).velocity, run.effect(cut("cat"), 1).velocity)

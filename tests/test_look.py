@@ -131,6 +131,17 @@ def test_cfg_is_listened_to_in_the_pass_with_the_prompt():
     assert np.array_equal(plain.attention(0, "and").weights, guided.attention(0, "and").weights)
 
 
+def test_a_ledger_of_a_fork_without_a_word_of_the_first_prompt_leaves_its_row_empty():
+    run = stubs.session().start("a cat", num_steps=2).finish()
+    fork = run.fork(1, prompt="a dog").finish()
+    ledger = fork.ledger(heads="mean")
+    cat = ledger.queries.index("cat")
+    assert np.isnan(ledger.shares[1, ..., cat, :]).all() and (ledger.shares[1, ..., :1, cat] == 0).all()
+    assert np.isfinite(ledger.shares[0, ..., cat, :]).all()
+    with pytest.raises(InputError, match="no word 'cat'"):
+        fork.ledger("cat")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -76,6 +76,19 @@ def test_the_demo_model_keeps_its_licence_its_defaults_and_its_linear_fit(tmp_pa
     assert again.networks.linear == demo.networks.linear is not None
 
 
+def test_a_model_saved_without_its_adapter_is_read_without_it(tmp_path):
+    quick = FluxPipeline("fluxnb/demo-schnell")
+    quick.unload_lora_weights()
+    folder = quick.save(tmp_path / "quick")
+    again = FluxPipeline(folder)
+    assert again.adapters == () and same_bits(quick, again)
+    assert again.entry.num_steps == quick.entry.num_steps == 4
+    told = json.loads((folder / native.FILE).read_text())
+    told["entry"]["adapter"] = "../elsewhere"  # no name in a file decides what is opened
+    (folder / native.FILE).write_text(json.dumps(told))
+    assert FluxPipeline(folder).adapters == ()
+
+
 def test_the_shift_that_was_wished_is_saved_as_a_default(small, saved):
     assert FluxPipeline(saved).entry.shift == small.entry.shift == 2.0
 
@@ -170,6 +183,14 @@ def test_a_save_that_fails_at_the_last_moment_leaves_what_was_there(small, saved
     monkeypatch.undo()
     assert [path.name for path in saved.parent.iterdir()] == ["saved"]
     assert same_bits(FluxPipeline(saved), small)
+
+
+def test_what_an_earlier_save_set_aside_does_not_stand_in_the_way(small, saved):
+    rest = saved.with_name(f".{saved.name}.old")  # of one that was interrupted while it tidied up
+    rest.mkdir()
+    (rest / "file").touch()
+    small.save(saved, overwrite=True)
+    assert same_bits(FluxPipeline(saved), small) and (rest / "file").exists()
 
 
 def test_an_interrupted_save_leaves_nothing(small, tmp_path, monkeypatch):

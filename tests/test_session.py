@@ -130,6 +130,10 @@ def test_a_fork_of_a_run_from_own_latents_keeps_them_until_there_is_a_seed(sessi
     assert same_bits(own.fork(0, prompt="a dog").latents, np.ones((1, 8, 8, 16), np.float32))
     assert same_bits(own.fork(0, seed=0).latents, flow.noise(0, (8, 8)))
     assert own.fork(2, seed=0).seed == 0 and own.fork(2).seed is None
+    late = session.start(PROMPT, latents=own.steps[2].latents, sigmas=(0.5, 0.25, 0)).finish()
+    with pytest.raises(InputError, match=r"noise up to 0\.5, and no clean picture .* step 1 or later"):
+        late.fork(0, seed=0)
+    assert late.fork(1, seed=0).finish().done
 
 
 def test_a_run_may_draw_from_an_own_embedding(session, run):
@@ -221,6 +225,13 @@ def test_a_fork_with_another_shift_starts_at_the_noise_level_that_is_reached(run
     assert fork.sigmas[2:] == flow.schedule(2, 3.0, start=0.5)
     assert fork.shift == 3.0 and run.shift == 1.0
     assert run.fork(0, shift=3.0).sigmas == flow.schedule(4, 3.0)
+
+
+def test_a_shift_that_is_asked_for_holds_from_the_fork_on_whatever_the_parent_had(run):
+    fork = run.fork(3, shift=3.0).finish()
+    assert fork.fork(1, shift=3.0).sigmas == (1.0, *flow.schedule(3, 3.0, start=0.75))
+    assert fork.fork(1).sigmas == fork.sigmas
+    assert run.fork(2, shift=1.0).sigmas == run.sigmas  # to the last bit
 
 
 def test_a_fork_with_more_steps_spreads_the_rest(run):
@@ -322,7 +333,11 @@ def test_an_intervention_that_does_not_fit_is_refused_before_the_run(run):
         ({"at": 2, "seed": "x"}, "seed is 'x'"),
         ({"at": 2, "sigmas": (0.6, 0)}, "sigmas begins at 0.6, but the noise level reached is 0.5"),
         ({"at": 2, "sigmas": (0.5, 0), "shift": 2.0}, "sigmas is the whole schedule, but shift is 2.0"),
-        ({"at": 4, "sigmas": (0,)}, "sigmas has 1 noise levels"),
+        ({"at": 2, "sigmas": (0.5,)}, "sigmas has 1 noise levels"),
+        *(
+            ({"at": 4} | change, "after all 4 steps no noise is left, .* fork at an earlier step")
+            for change in ({"sigmas": (0,)}, {"num_steps": 8}, {"num_steps": 3}, {"shift": 2})
+        ),
         ({"at": 2, "prompt": 3}, "the prompt is 3; give a string"),
     ],
 )

@@ -16,7 +16,7 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -40,6 +40,7 @@ WEIGHTS = "model.safetensors"
 TOKENIZERS = ("tokenizer", "tokenizer_2")
 TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "spiece.model", "vocab.json", "merges.txt")
 LEFT_OUT = ("places", "commit")  # of an entry: the model lies here now
+NONE = {"adapter": None}  # of an entry: what is saved are the model's own weights
 TABLE: layouts.Table = (layouts.Rule("**", ("**",)),)
 
 
@@ -94,7 +95,7 @@ def read(folder: Path) -> Saved:
             f"{path}: entry.guidance is {entry.guidance}, but configs.mmdit.guidance is "
             f"{str(made['mmdit'].guidance).lower()}; save the model again"
         )
-    return Saved(folder, Configs(**made), entry)
+    return Saved(folder, Configs(**made), replace(entry, **NONE))
 
 
 def write(folder: Path, networks: Networks | SwappedNetworks, entry: Entry, overwrite: bool = False) -> None:
@@ -142,7 +143,7 @@ def write(folder: Path, networks: Networks | SwappedNetworks, entry: Entry, over
             "format": FORMAT,
             "fluxnb": __version__,
             "bits": bits,
-            "entry": {key: value for key, value in asdict(entry).items() if key not in LEFT_OUT},
+            "entry": {key: value for key, value in (asdict(entry) | NONE).items() if key not in LEFT_OUT},
             "configs": asdict(networks.configs),
         }
         _write_json(temporary / FILE, values)
@@ -168,7 +169,7 @@ def _write_json(path: Path, values: dict) -> None:
 def _in_place_of(folder: Path) -> Iterator[Path]:
     """Gives an empty folder that takes the place of another at the end; after an error nothing changes."""
     temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
-    old = temporary.with_suffix(".old")
+    old = temporary.with_name(temporary.name + ".old")
     try:
         temporary.mkdir(parents=True)
     except OSError as error:

@@ -394,7 +394,8 @@ const view = (model, el, film) => {
     bar.hidden = !grid;
     bar.replaceChildren();
     if (word === undefined) mass.textContent = "Choose a word: its attention is laid over the picture.";
-    else if (!grid) mass.textContent = running() ? `“${word}”: when the run is done` : refusal() ? "" : `reading who looks at “${word}” …`;
+    else if (!grid) mass.textContent = running() ? `“${word}”: when the run is done` : refusal() ? ""
+      : model.get("_status").state === "saved" ? `This page holds no map of “${word}” in these blocks.` : `reading who looks at “${word}” …`;
     if (word === undefined || !grid) return;
     heat.width = grid.width;
     heat.height = grid.height;

@@ -86,7 +86,7 @@ class Runner:
             return self._put(key, job)
 
     def stop(self, *keys: Hashable) -> None:
-        """Lets go of all jobs or of those with these keys: what waits at once, what runs at its next `yield`."""
+        """Lets go of all jobs, or of these: of what waits at once, of what runs at its next `yield`."""
         with self.lock:
             self._drop(lambda ticket: not keys or ticket.key in keys)
 
