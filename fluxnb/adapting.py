@@ -61,15 +61,15 @@ class Adapting:
         else:
             adapter = adapter_files.read(adapter, config, weight_name)
         digest = adapter.digest()
-        name = adapter.name if adapter_name is None else checks.label("adapter_name", adapter_name)
-        others = map(f"{name}-{{}}".format, count(2))
+        name = plain = adapter.name if adapter_name is None else checks.label("adapter_name", adapter_name)
+        numbers = count(2)
         while name in self._loaded:
             if adapter_name is not None or self._loaded[name][0] == digest:
                 raise InputError(
                     f"an adapter {name!r} is loaded already; give another adapter_name, or "
                     "unload_lora_weights()"
                 )
-            name = next(others)
+            name = f"{plain}-{next(numbers)}"
         use = Use(name, digest, scale)
         self._loaded = {**self._loaded, name: (use.digest, adapter)}
         self.adapters = (*self.adapters, use)

@@ -120,12 +120,12 @@ def train(out: Path, data: Data, steps: int, to: Path, seed: int, rate: float = 
     net.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=LAYERS, init_lora_weights="gaussian"))
     learning = [p for p in net.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(learning, lr=rate, betas=(0.9, 0.98), weight_decay=0.0)
-    file, done = out / "distill.pt", 0
+    file, done, spent = out / "distill.pt", 0, 0.0
     if file.exists():
         state = torch.load(file, weights_only=True, map_location=device)
         set_peft_model_state_dict(net, state["adapter"])
         optimizer.load_state_dict(state["optimizer"])
-        done = state["step"]
+        done, spent = state["step"], state["minutes"]
     begun = time.monotonic()
     recent: list[float] = []
     for step in range(done, steps):
@@ -145,7 +145,7 @@ def train(out: Path, data: Data, steps: int, to: Path, seed: int, rate: float = 
         optimizer.step()
         recent = [*recent[-49:], loss.item()]
         if (step + 1) % 50 == 0 or step + 1 == steps:
-            minutes = (time.monotonic() - begun) / 60
+            minutes = spent + (time.monotonic() - begun) / 60
             log_row(
                 out / "distill.csv",
                 {"step": step + 1, "minutes": minutes, "loss": float(np.mean(recent))},
@@ -156,6 +156,7 @@ def train(out: Path, data: Data, steps: int, to: Path, seed: int, rate: float = 
                     "adapter": get_peft_model_state_dict(net),
                     "optimizer": optimizer.state_dict(),
                     "step": step + 1,
+                    "minutes": minutes,
                 },
             )
     halves = {name: value.half().cpu() for name, value in get_peft_model_state_dict(net).items()}

@@ -1,11 +1,12 @@
-"""Encode scenes once, in shards; the n-th shard depends on its number and the autoencoder alone.
+"""Encode scenes once, in shards; each depends on the arguments, its number and the autoencoder alone.
 
     python -m fluxnb.training.latents --out RUN --count 112000 --others 16800
 
 A shard is RUN/latents/NNN.npz: mean latents, float16 (n, 16, H/8, W/8), all of one canvas, the
 image tokens that an object touches, bool (n, H/16, W/16), and the scenes' captions. Canvases other
 than the usual one come last. `--part 0/2` and `--part 1/2` share the work between two processes. Shards
-that are there are not made again; a stop in the middle leaves none by halves.
+that are there are not made again, and those of other arguments are refused; a stop in the middle leaves none
+by halves.
 """
 
 from __future__ import annotations
@@ -61,19 +62,37 @@ def make(
     parts: int = 1,
     pairs: float = scenes.PAIRS,
 ) -> None:
-    """Make every `parts`-th shard from the `part`-th on, unless it is there; see the command."""
+    """Make every `parts`-th shard from the `part`-th on, unless it is there; see the command.
+
+    Raises:
+        FileExistsError: If a shard that is there has other scenes.
+    """
     vae = build_vae()
     vae.load_state_dict(load_average(out / "vae.pt"))
     vae.to(best_device(), memory_format=torch.channels_last)
     folder = out / "latents"
     folder.mkdir(exist_ok=True)
-    for number, canvas in enumerate(canvases(count, others, shard)):
+    layout = canvases(count, others, shard)
+    marks = {
+        f"{number:03}.npz": f"{shard} scenes of seed {seed + number}, {width} x {height}, pairs {pairs:g}"
+        for number, (width, height) in enumerate(layout)
+    }
+    for file in sorted(folder.glob("*.npz")):
+        if (held := str(np.load(file).get("scenes", "no word of"))) != (
+            wanted := marks.get(file.name, "none")
+        ):
+            raise FileExistsError(
+                f"{file} holds {held}, and {wanted} by these arguments; give those that it was made with, or "
+                "another folder"
+            )
+    for number, canvas in enumerate(layout):
         file = folder / f"{number:03}.npz"
         if number % parts == part and not file.exists():
             z, touched, captions = encode_shard(vae, seed + number, shard, canvas, pairs)
             unfinished = file.with_suffix(".part")
             with unfinished.open("wb") as opened:
-                np.savez(opened, latents=z, touched=touched, captions=np.array(captions))
+                arrays = {"latents": z, "touched": touched, "captions": np.array(captions)}
+                np.savez(opened, scenes=np.array(marks[file.name]), **arrays)
             unfinished.replace(file)
             print(file, flush=True)
 
@@ -94,7 +113,10 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     part, parts = map(int, args.part.split("/"))
-    make(args.out, args.count, args.others, args.shard, args.seed, part, parts, args.pairs)
+    try:
+        make(args.out, args.count, args.others, args.shard, args.seed, part, parts, args.pairs)
+    except FileExistsError as error:
+        parser.error(str(error))
 
 
 def load(out: Path) -> dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor, list[str]]]:
