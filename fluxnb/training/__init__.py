@@ -1,7 +1,7 @@
 """How the demo checkpoint came to be: scenes, networks, training, judging. Nothing imports it.
 
 Needs the extra `train` (torch, diffusers). Stages, all under one output folder; a stopped one goes on
-where it was, but for the judge, which takes minutes and starts anew:
+where it was, but for the judge, which starts anew:
 
     tokenizers   both vocabularies, from captions
     vae          encoder and decoder together, then the decoder alone on frozen latents

@@ -2,10 +2,11 @@
 
     python -m fluxnb.training.text --out RUN --steps 1600
 
-FLUX.1 takes its text encoders ready-made, and so does the demo model. Each learns to say what its
-caption fixes of a scene: T5 at every noun the thing, its third of the picture across and down and
-its size, and the ground at the end token; CLIP in its pooled vector the objects, the ground and
-the layout. The heads that say so are thrown away. A transformer that trained its text encoders
+FLUX.1 takes its text encoders ready-made, and so does the demo model. Each learns to say what is in its
+caption's scene: T5 at every noun the thing, its third of the picture across and down and its size, and
+the ground at the end token; CLIP in its pooled vector the objects, the ground and the layout. Where a
+caption leaves a place open, the answer is that of one scene of many; the log counts what is fixed. The
+heads that say so are thrown away. A transformer that trained its text encoders
 itself drew the ground and the objects, but stood them left and right by chance.
 
 In one caption of eight, nouns give way to other words of the vocabulary, so that these have
@@ -98,7 +99,7 @@ class Batches:
         self.captions, self.seed = captions, seed
 
     def __call__(self, step: int) -> dict[str, torch.Tensor]:
-        """Ids and answers; `IGNORED` where a caption fixes nothing."""
+        """Ids and answers, `IGNORED` where nothing is asked; and which axes a caption fixes, for the log."""
         rng = random.Random(self.seed * 1_000_003 + step)
         made = [scenes.make_scene(rng, scenes.PAIRS) for _ in range(BATCH)]
         told = [

@@ -7,7 +7,7 @@ learn by Muon. Latents are normalised by their overall mean and spread, which th
 carries as shift and scaling factor. One batch in six is of another canvas than the usual one.
 The learning rate is constant until --decay-from and falls from there to zero at --steps. Resumes
 from RUN/transformer.pt; every step's batch and noise are functions of the seed and the step, so
-that a stopped run goes on as if it had not stopped, up to float noise.
+that a stopped run goes on as if it had not stopped.
 
 One process and thread for each core is the fastest way on a CPU; --batch is that of one process:
 

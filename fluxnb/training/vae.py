@@ -4,7 +4,7 @@
     python -m fluxnb.training.vae --out RUN --steps 900 --freeze-encoder --rate 0.3
 
 The second call may run beside the transformer's training: a frozen encoder means fixed latents.
-Loss: L1 of pixels, L1 of their gradients, 1e-5 KL; crops of 64 px, those with something on them
+Loss: L1 and squares of pixels, L1 of their gradients, 1e-5 KL; crops of 64 px, those with something on them
 preferred. Either call goes on where an earlier one stopped, from RUN/vae.pt or RUN/decoder.pt, as if it
 had not stopped: crops and noise are functions of the seed and the step. --steps counts all steps of
 that phase. With `torchrun`, --batch is that of one process.
