@@ -339,6 +339,22 @@ def test_maps_wait_for_the_end_of_the_run(blank, film):
     assert [message["word"] for message in blank.sent("maps")] == [1]
 
 
+@pytest.mark.parametrize("state", ["failed", "stopped"])
+def test_what_a_run_that_came_to_nothing_took_the_place_of_is_asked_for_again(view, state):
+    chip(view, "cat").click()
+    view.page.get_by_role("radio", name="noisy").click()
+    view.sent()
+    view.put("_status", state="drawing", run=2, step=0, total=0)
+    view.put("_status", state=state)
+    assert [message["type"] for message in view.sent()] == ["kind", "maps"]
+
+
+def test_a_saved_page_says_which_maps_it_does_not_hold(view):
+    view.put("_status", state="saved")
+    chip(view, "cat").click()
+    expect(view.page.locator(".fluxnb-mass")).to_have_text("This page holds no map of “cat” in these blocks.")
+
+
 def test_a_chosen_word_stays_chosen_when_the_picture_is_drawn_anew(view, film):
     chip(view, "cat").click()
     view.hear(look(film, 1))
