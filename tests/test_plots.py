@@ -62,6 +62,13 @@ def test_labels_of_early_marks_stay_inside_of_the_axes():
     assert all(inside.contains(*text.get_window_extent().min) for text in axes.texts)
 
 
+def test_labels_of_early_neighbours_do_not_overlap():
+    figure = plots.schedule(stubs.session().start("a cat", num_steps=20), marked=[2, 3])
+    figure.canvas.draw()
+    first, second = (text.get_window_extent() for text in figure.axes[0].texts)
+    assert not first.overlaps(second)
+
+
 def test_own_sigmas_are_called_so():
     own = stubs.session().start("a cat", sigmas=(1, 0.3, 0))
     assert plots.schedule(own).axes[0].get_legend().get_texts()[0].get_text() == "own sigmas, 2 steps"

@@ -41,11 +41,11 @@ def schedule(runs: Run | Iterable[Run], marked: Iterable[int] = ()) -> Figure:
         sigma = runs[0].sigmas[step]
         axes.plot(step, sigma, "o", markersize=11, markerfacecolor="none", markeredgecolor="grey")
         has_room = runs[0].num_steps / 5 < step < runs[0].num_steps  # left of it
-        is_below = has_room and not i % 2  # neighbours' labels stand on both sides
+        is_below = has_room and not i % 2  # neighbours' labels stand on both sides, or at two heights
         axes.annotate(
             f"step {step}: {sigma:.2f}",
             (step, sigma),
-            (-7, -7) if is_below else (8, 5),
+            (-7, -7) if is_below else (8, 5 if has_room or i % 2 else 14),
             ha="right" if is_below else "left",
             va="top" if is_below else "bottom",
             textcoords="offset points",
