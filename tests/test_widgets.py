@@ -441,7 +441,9 @@ def test_a_seed_beyond_all_bounds_is_said_under_the_widget(make):
     assert widget._status["state"] == "failed"
 
 
-def test_a_failed_run_leaves_no_picture_of_the_run_before_unmade(make, wire, monkeypatch, session):
+@pytest.fixture
+def developing(make, wire, monkeypatch, session):
+    """A widget that has drawn three steps and is held while it makes the noisy pictures; and what holds it."""
     widget = make(num_steps=3)
     widget.wait(SOON)
     decode, asked = session.pipeline.decode, Gate()
@@ -454,31 +456,28 @@ def test_a_failed_run_leaves_no_picture_of_the_run_before_unmade(make, wire, mon
     wire.clear()
     said(widget, type="kind", kind="noisy")
     assert asked.reached.wait(SOON)
+    return widget, asked
+
+
+def pictures(wire):
+    return {step for content, _ in wire if content["type"] == "frames" for step in content["steps"]}
+
+
+def test_a_failed_run_leaves_no_picture_of_the_run_before_unmade(developing, wire):
+    widget, asked = developing
     generate(widget, 1, num_steps=0)  # drops what is being made
     asked.set()
     with pytest.raises(InputError):
         widget.wait(SOON)
-    assert {step for c, _ in wire if c["type"] == "frames" for step in c["steps"]} == {0, 1, 2, 3}
+    assert pictures(wire) == {0, 1, 2, 3}
 
 
-def test_stop_lets_pictures_of_a_run_that_is_drawn_come(make, wire, monkeypatch, session):
-    widget = make(num_steps=3)
-    widget.wait(SOON)
-    decode, asked = session.pipeline.decode, Gate()
-
-    def slow(*given):
-        asked.pass_through()
-        return decode(*given)
-
-    monkeypatch.setattr(session.pipeline, "decode", slow)
-    wire.clear()
-    said(widget, type="kind", kind="noisy")
-    assert asked.reached.wait(SOON)
+def test_stop_lets_pictures_of_a_run_that_is_drawn_come(developing, wire):
+    widget, asked = developing
     widget.stop()
     asked.set()
     widget.wait(SOON)
-    assert widget._status["state"] == "done"
-    assert {step for c, _ in wire if c["type"] == "frames" for step in c["steps"]} == {0, 1, 2, 3}
+    assert widget._status["state"] == "done" and pictures(wire) == {0, 1, 2, 3}
 
 
 def test_a_widget_that_was_closed_before_it_loaded_a_model_has_no_session(monkeypatch):
