@@ -443,7 +443,7 @@ def test_a_seed_beyond_all_bounds_is_said_under_the_widget(make):
 
 @pytest.fixture
 def developing(make, wire, monkeypatch, session):
-    """A widget that has drawn three steps and is held while it makes the noisy pictures; and what holds it."""
+    """A widget that has drawn three steps, held while it makes the noisy pictures; and what holds it."""
     widget = make(num_steps=3)
     widget.wait(SOON)
     decode, asked = session.pipeline.decode, Gate()
