@@ -78,9 +78,9 @@ def make(
         for number, (width, height) in enumerate(layout)
     }
     for file in sorted(folder.glob("*.npz")):
-        if (held := str(np.load(file).get("scenes", "no word of"))) != (
-            wanted := marks.get(file.name, "none")
-        ):
+        with np.load(file) as opened:
+            held, wanted = str(opened.get("scenes", "scenes unsaid")), marks.get(file.name, "none")
+        if held != wanted:
             raise FileExistsError(
                 f"{file} holds {held}, and {wanted} by these arguments; give those that it was made with, or "
                 "another folder"

@@ -112,7 +112,10 @@ class FluxWidget(anywidget.AnyWidget):
         if self._session is None:
             self.wait()
         if self._session is None:
-            raise InputError("the widget was stopped or closed before its model was loaded; make a new one")
+            raise InputError(
+                "the widget was stopped or closed before its model was loaded; call generate(), or make a new "
+                "one if it is closed"
+            )
         return self._session
 
     @property
