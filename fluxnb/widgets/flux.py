@@ -113,8 +113,8 @@ class FluxWidget(anywidget.AnyWidget):
             self.wait()
         if self._session is None:
             raise InputError(
-                "the widget was stopped or closed before its model was loaded; call generate(), or make a new "
-                "one if it is closed"
+                "the widget was stopped or closed before its model was loaded; call generate(), or, if "
+                "it is closed, make a new one"
             )
         return self._session
 
