@@ -124,5 +124,6 @@ def _schedule(old: Settings, new: Settings, at: int) -> list[str]:
     """Says what is other in the rest of a schedule."""
     if new.shift is None:
         return ["sigmas " + ", ".join(f"{sigma:.3g}" for sigma in new.sigmas[at:])]
-    told = [] if new.shift == old.shift else [f"shift {new.shift:.3g}"]
-    return told + ([] if new.num_steps == old.num_steps else [f"{new.num_steps} steps"])
+    steps = [] if new.num_steps == old.num_steps else [f"{new.num_steps} steps"]
+    is_spaced = new.shift != old.shift or not steps  # the same shift may begin at another step
+    return [f"shift {new.shift:.3g}"] * is_spaced + steps

@@ -186,6 +186,16 @@ def test_an_empty_sprite_is_one_error():
         sprites.on_grounds(Image.new("RGBA", (8, 8)), "dragon")
 
 
+def test_the_command_refuses_a_model_with_an_adapter_of_its_own(tmp_path, monkeypatch, capsys):
+    PICTURES[0].save(tmp_path / "sprite.png")
+    given = ["--sprite", str(tmp_path / "sprite.png"), "--word", "dragon", "--count", "2"]
+    given += ["--to", str(tmp_path), "--model-version", "fluxnb/demo-schnell"]
+    monkeypatch.setattr(sys, "argv", ["finetune", *given])
+    with pytest.raises(SystemExit):
+        module.main()
+    assert "fluxnb/demo-schnell is another model with an adapter" in capsys.readouterr().err
+
+
 def test_the_command_teaches_from_a_folder_and_from_a_sprite(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(module, "FluxPipeline", lambda name: stubs.pipeline())
     monkeypatch.setattr(sprites, "others", lambda count: ["a cat", ""])  # fewer

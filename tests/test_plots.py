@@ -1,6 +1,7 @@
 """Figures show what they say they show."""
 
 from dataclasses import replace
+from itertools import combinations
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -62,11 +63,13 @@ def test_labels_of_early_marks_stay_inside_of_the_axes():
     assert all(inside.contains(*text.get_window_extent().min) for text in axes.texts)
 
 
-def test_labels_of_early_neighbours_do_not_overlap():
-    figure = plots.schedule(stubs.session().start("a cat", num_steps=20), marked=[2, 3])
+@pytest.mark.parametrize("marked", [[2, 3], [3, 2], [1, 2, 3]])
+def test_labels_of_early_neighbours_do_not_overlap(marked):
+    figure = plots.schedule(stubs.session().start("a cat", num_steps=20), marked=marked)
     figure.canvas.draw()
-    first, second = (text.get_window_extent() for text in figure.axes[0].texts)
-    assert not first.overlaps(second)
+    labels = [text.get_window_extent() for text in figure.axes[0].texts]
+    assert len(labels) == len(marked)
+    assert not any(a.overlaps(b) for a, b in combinations(labels, 2))
 
 
 def test_own_sigmas_are_called_so():

@@ -229,7 +229,9 @@ def test_a_fork_with_another_shift_starts_at_the_noise_level_that_is_reached(run
 
 def test_a_shift_that_is_asked_for_holds_from_the_fork_on_whatever_the_parent_had(run):
     fork = run.fork(3, shift=3.0).finish()
-    assert fork.fork(1, shift=3.0).sigmas == (1.0, *flow.schedule(3, 3.0, start=0.75))
+    again = fork.fork(1, shift=3.0)
+    assert again.sigmas == (1.0, *flow.schedule(3, 3.0, start=0.75))
+    assert "at 1: shift 3: 1 of 4 steps" in str(again.tree())
     assert fork.fork(1).sigmas == fork.sigmas
     assert run.fork(2, shift=1.0).sigmas == run.sigmas  # to the last bit
 

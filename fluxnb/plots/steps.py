@@ -36,16 +36,18 @@ def schedule(runs: Run | Iterable[Run], marked: Iterable[int] = ()) -> Figure:
         shift = "own sigmas" if run.shift is None else f"shift {run.shift:.3g}"
         label = f"{shift}, {run.num_steps} step{'s' if run.num_steps > 1 else ''}"
         axes.plot(run.sigmas, color=colour, marker=marker, markersize=4, label=label)
-    for i, step in enumerate(marked):
-        step = checks.whole("a marked step", step, -1, runs[0].num_steps) % len(runs[0].sigmas)
+    last = runs[0].num_steps
+    steps = sorted({checks.whole("a marked step", step, -1, last) % (last + 1) for step in marked})
+    early = [step for step in steps if step <= last / 5]
+    for i, step in enumerate(steps):
         sigma = runs[0].sigmas[step]
         axes.plot(step, sigma, "o", markersize=11, markerfacecolor="none", markeredgecolor="grey")
-        has_room = runs[0].num_steps / 5 < step < runs[0].num_steps  # left of it
-        is_below = has_room and not i % 2  # neighbours' labels stand on both sides, or at two heights
+        is_below = step not in (*early, last) and not i % 2  # neighbours' labels stand on both sides
+        rank = sum(step < other for other in early)  # or, where there is no room on the left, ever higher
         axes.annotate(
             f"step {step}: {sigma:.2f}",
             (step, sigma),
-            (-7, -7) if is_below else (8, 5 if has_room or i % 2 else 14),
+            (-7, -7) if is_below else (8, 5 + 9 * rank),
             ha="right" if is_below else "left",
             va="top" if is_below else "bottom",
             textcoords="offset points",

@@ -137,6 +137,8 @@ def main() -> None:
             f"costs and maps are those of a folder, and {args.model} was given by name; "
             "add --checkpoint FOLDER, or --only pictures"
         )
+    if args.model != catalog.DEMO.name and args.to is None and args.only in (None, "maps"):
+        parser.error(f"figures of the maps of {args.model} need a file; add --to FILE, or --only pictures")
     checkpoint, folder = args.checkpoint and str(args.checkpoint), args.checkpoint or DEMO_FOLDER
     pipeline = FluxPipeline(args.model, local_ckpt=checkpoint)
     made, notes = [], []

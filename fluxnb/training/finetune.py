@@ -341,6 +341,10 @@ def _teach(args: argparse.Namespace) -> None:
     if args.keep is not None:
         keep = [line for line in args.keep.read_text(encoding="utf-8").splitlines() if line.strip()]
     pipeline = FluxPipeline(args.model_version)
+    if pipeline.adapters:
+        raise InputError(
+            f"{args.model_version} is another model with an adapter; give that one as --model-version"
+        )
 
     def tell(step: Progress) -> None:
         if step.index % 10 == 0:

@@ -26,6 +26,7 @@ from fluxnb import images
 from fluxnb.maps import AttentionMap
 from fluxnb.probe import find_blocks
 from fluxnb.run import Run
+from fluxnb.widgets.status import plain
 
 LOSSLESS = 256  # pixels: up to this side a picture travels as PNG, above it as JPEG
 SHEET = 6  # pictures of a contact sheet, at most
@@ -119,7 +120,8 @@ class Film:
 
     def opening(self) -> Message:
         """Returns the message that a film begins with."""
-        return Message({"type": "run", "run": self.number, **asdict(self.facts)})
+        facts = asdict(self.facts) | {"seed": plain(self.run.seed)}
+        return Message({"type": "run", "run": self.number, **facts})
 
     def develop(self, kind: str, step: int) -> Message:
         """Decodes the picture before `step`, and after the last step the result too, unless it is there.

@@ -68,8 +68,8 @@ export const stepAt = (x, steps) => {
   return Math.max(0, Math.min(steps, Math.round(fraction * steps)));
 };
 
-/** @param {number} value */
-const short = (value) => String(Number.isInteger(value) ? value : Number(value.toPrecision(3)));
+/** @param {number | string} value */
+const short = (value) => String(typeof value === "string" || Number.isInteger(value) ? value : Number(value.toPrecision(3)));
 /** @param {number} share */
 const percent = (share) => `${share < 0.0995 ? (100 * share).toFixed(1) : Math.round(100 * share)}\u00a0%`;
 /** @param {number} word @param {string} blocks */
@@ -346,7 +346,7 @@ const view = (model, el, film) => {
     prompt.style.height = "auto";
     if (prompt.scrollHeight) prompt.style.height = `${prompt.scrollHeight + 2}px`;
     for (const [key, node] of Object.entries(inputs)) {
-      const given = /** @type {any} */ (wanted)[key], value = typeof given === "string" ? "" : given;
+      const given = /** @type {any} */ (wanted)[key], value = typeof given === "string" && !/^\d+$/.test(given) ? "" : given;   // digits: too many for a number
       const own = film.run ? /** @type {any} */ (film.run)[key] : null;
       node.placeholder = own === null ? "" : short(own);
       if (node !== node.getRootNode().activeElement) node.value = value ?? (own === null ? "" : short(own));

@@ -496,6 +496,19 @@ def test_a_seed_that_the_model_drew_is_shown_to_the_last_digit(blank, film):
     expect(blank.page.get_by_label("seed", exact=True)).to_have_value("1234567")
 
 
+def test_a_seed_of_more_digits_than_a_browser_counts_is_shown_whole_and_sent_as_it_came(blank, film):
+    seed = str(2**64 - 1)
+    blank.put("_settings", seed=seed)
+    blank.hear(Message({**film.opening().content, "seed": seed}))
+    expect(blank.page.get_by_label("seed", exact=True)).to_have_value(seed)
+    blank.put("_settings", seed=None)
+    expect(blank.page.get_by_label("seed", exact=True)).to_have_value(seed)
+    blank.put("_settings", seed=seed)
+    blank.sent()
+    blank.page.get_by_role("button", name="Generate").click()
+    assert blank.sent("generate")[0]["settings"]["seed"] == seed
+
+
 def test_settings_from_python_are_shown_but_what_one_types_is_kept(view):
     view.page.get_by_label("prompt").fill("a do")
     view.put("_settings", prompt="a fox", seed=12)

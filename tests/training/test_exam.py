@@ -257,9 +257,17 @@ def test_the_command_writes_its_table(tmp_path, monkeypatch):
     assert json.loads((tmp_path / "t.json").read_text())["figures"][0]["what"] == "b"
 
 
-@pytest.mark.parametrize("part", [[], ["--only", "maps"], ["--only", "costs"]])
-def test_costs_and_maps_of_a_name_alone_are_refused(part, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["evaluate", "--model", "fluxnb/demo-schnell", *part])
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        ([], "--checkpoint FOLDER, or --only pictures"),
+        (["--only", "maps"], "--checkpoint FOLDER, or --only pictures"),
+        (["--only", "costs"], "--checkpoint FOLDER, or --only pictures"),
+        (["--only", "maps", "--checkpoint", "folder"], "--to FILE"),  # not into the demo's own figures
+    ],
+)
+def test_what_would_be_measured_of_another_model_is_refused(arguments, advice, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["evaluate", "--model", "fluxnb/demo-schnell", *arguments])
     with pytest.raises(SystemExit):
         evaluate.main()
-    assert "--checkpoint FOLDER, or --only pictures" in capsys.readouterr().err
+    assert advice in capsys.readouterr().err
