@@ -35,6 +35,7 @@ from fluxnb.training.exam import (
     ways,
 )
 from fluxnb.training.figures import Figure
+from fluxnb.training.nearness import nearness
 from fluxnb.training.variety import autoencoder, variety
 from fluxnb.trust import RESULTS
 
@@ -79,6 +80,7 @@ def measure(
     usual = singles.and_then(pairs)
     tell(pictures_of(usual, examiner.ask(prompts.twins(of(0.1)))))
     tell(by_relation(pairs))
+    tell(nearness(singles))
     missed = most_missed(usual)
     print(missed, flush=True)
     held = examiner.ask(prompts.held_grounds(of(0.3))), examiner.ask(prompts.held_pairs(of(0.3)))

@@ -72,6 +72,7 @@ GROUNDS = ("on {} background",) * 3 + (", {} background", "in front of {} wall",
 PREFIXES = ("",) * 4 + ("a photo of ", "a picture of ", "an image of ", "photo of ")
 PLURALS = {"fish": "fish", "snowman": "snowmen"}
 PAIRS = 0.75  # share of two objects, which take longer to learn, for text encoders and transformer
+LIGHT = 18  # of 255: how strong the gradient of a ground is at most
 HELD_OUT = 25  # one pair of this many is held out
 FONT_PLACES = (
     "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf",
@@ -100,7 +101,7 @@ class Scene:
         caption: The true caption.
         color: Ground, a key of `COLORS`.
         sprites: One or two sprites, in the order drawn.
-        light: Strength of the vertical light gradient, -18..18 of 255.
+        light: Strength of the vertical light gradient, -`LIGHT`..`LIGHT` of 255.
         says_color: Whether the caption names the ground.
         relation: "left", "above" (first to second sprite), "beside", "and", "two" (the same
             object twice), or "" for one sprite.
@@ -293,7 +294,7 @@ def make_scene(
             ground = rng.choice(GROUNDS)
             colored = color if ground == "on {}" or ground[0] == "," else article(color)
             text += ("" if ground[0] == "," else " ") + ground.format(colored)
-        light = rng.uniform(-18, 18)
+        light = rng.uniform(-LIGHT, LIGHT)
         width, height = canvas
         scene = Scene(
             rng.choice(PREFIXES) + text, color, light=light, says_color=says_color,

@@ -241,7 +241,8 @@ def test_everything_is_measured_and_told_with_goals(model, monkeypatch, capsys):
     parts = list(dict.fromkeys(figure.part for figure in made))
     assert parts == [
         "The judge on real scenes", "Autoencoder", "Pictures", "Two objects, by what is said of them",
-        "Held-out pairs", "Steps and CFG, the same prompts with the same noise", "Seeds", "Other sizes",
+        "One object, as near to a real scene of its caption", "Held-out pairs",
+        "Steps and CFG, the same prompts with the same noise", "Seeds", "Other sizes",
     ]  # fmt: skip
     failed = {figure.part for figure in made if figure.met is False}
     assert failed <= {"Autoencoder", "Seeds"}  # one scene over and over has no variety
