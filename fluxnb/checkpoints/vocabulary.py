@@ -10,7 +10,6 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from itertools import pairwise
 from pathlib import Path
 
 from fluxnb import checks
@@ -112,11 +111,16 @@ class Vocabulary:
                 f"{self.most_objects} in a picture: some may be missing or run into each other",
             )
         nouns = {*self.objects, *self.plurals}
-        for color, noun in pairwise(words):
-            if color in self.colors and noun in nouns:
+        for before, word, noun in zip(["", *words], words, words[1:], strict=False):
+            if word in self.colors and noun in nouns:
                 notes += (
-                    f"this model was taught colours of the ground only; for '{color} {noun}' try "
-                    f"'{noun} on {color}'",
+                    f"this model was taught colours of the ground only; for '{word} {noun}' try "
+                    f"'{noun} on {word}'",
+                )
+            if word in self.sizes and self._is_two(before, noun):
+                notes += (
+                    f"this model was taught two of a kind without a size; for '{word} {noun}' try "
+                    f"'two {noun}'",
                 )
         return notes
 
@@ -135,11 +139,15 @@ class Vocabulary:
         """Names the objects of a prompt, and counts them; a plural is two."""
         names, count = [], 0
         for before, word in zip(["", *words], words, strict=False):
-            is_two = word in self.plurals and (word not in self.objects or before == "two")
+            is_two = self._is_two(before, word)
             if is_two or word in self.objects:
                 names.append(word)
                 count += 1 + is_two
         return names, count
+
+    def _is_two(self, before: str, word: str) -> bool:
+        """Tells whether a word, by the one before it, means two objects of a kind."""
+        return word in self.plurals and (word not in self.objects or before == "two")
 
     def _examples(self) -> str:
         """Counts the objects and names some."""
