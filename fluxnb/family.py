@@ -125,5 +125,6 @@ def _schedule(old: Settings, new: Settings, at: int) -> list[str]:
     if new.shift is None:
         return ["sigmas " + ", ".join(f"{sigma:.3g}" for sigma in new.sigmas[at:])]
     steps = [] if new.num_steps == old.num_steps else [f"{new.num_steps} steps"]
-    is_spaced = new.shift != old.shift or not steps  # the same shift may begin at another step
-    return [f"shift {new.shift:.3g}"] * is_spaced + steps
+    if steps and new.shift == old.shift:
+        return steps
+    return [f"shift {new.shift:.3g}", *steps]  # perhaps the same as before, from another step on

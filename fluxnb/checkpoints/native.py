@@ -40,7 +40,7 @@ WEIGHTS = "model.safetensors"
 TOKENIZERS = ("tokenizer", "tokenizer_2")
 TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json", "spiece.model", "vocab.json", "merges.txt")
 LEFT_OUT = ("places", "commit")  # of an entry: the model lies here now
-NONE = {"adapter": None}  # of an entry: what is saved are the model's own weights
+BARE = {"adapter": None}  # of an entry: what is saved are the model's own weights
 TABLE: layouts.Table = (layouts.Rule("**", ("**",)),)
 
 
@@ -95,7 +95,7 @@ def read(folder: Path) -> Saved:
             f"{path}: entry.guidance is {entry.guidance}, but configs.mmdit.guidance is "
             f"{str(made['mmdit'].guidance).lower()}; save the model again"
         )
-    return Saved(folder, Configs(**made), replace(entry, **NONE))
+    return Saved(folder, Configs(**made), replace(entry, **BARE))
 
 
 def write(folder: Path, networks: Networks | SwappedNetworks, entry: Entry, overwrite: bool = False) -> None:
@@ -143,7 +143,7 @@ def write(folder: Path, networks: Networks | SwappedNetworks, entry: Entry, over
             "format": FORMAT,
             "fluxnb": __version__,
             "bits": bits,
-            "entry": {key: value for key, value in (asdict(entry) | NONE).items() if key not in LEFT_OUT},
+            "entry": {key: value for key, value in (asdict(entry) | BARE).items() if key not in LEFT_OUT},
             "configs": asdict(networks.configs),
         }
         _write_json(temporary / FILE, values)
