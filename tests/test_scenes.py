@@ -198,3 +198,12 @@ def test_a_missing_font_says_what_to_install(monkeypatch):
     monkeypatch.setenv("FLUXNB_EMOJI_FONT", "nowhere.ttf")
     with pytest.raises(FileNotFoundError, match=r"nowhere\.ttf.*fonts-noto-color-emoji"):
         scenes.font_path()
+
+
+def test_sizes_of_single_objects_come_as_often_as_they_are_asked_for():
+    rng = random.Random(7)
+    sizes = [
+        scenes.make_scene(rng, 0, sizes=("small", "big", "big", "big")).sprites[0].size for _ in range(800)
+    ]
+    counts = Counter(sizes)
+    assert set(counts) == {"small", "big"} and 0.7 < counts["big"] / 800 < 0.8

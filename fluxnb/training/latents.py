@@ -25,14 +25,16 @@ from fluxnb.training.vae import load_average
 
 @torch.no_grad()
 def encode_shard(
-    vae: torch.nn.Module, seed: int, count: int, canvas: tuple[int, int], pairs: float
+    vae: torch.nn.Module, seed: int, count: int, canvas: tuple[int, int], pairs: float, big: int
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Latents of the scenes of a seed, the tokens that objects touch, and their captions."""
     rng = random.Random(seed)
+    sizes = scenes.SIZES[:-1] + scenes.SIZES[-1:] * big
     latents, touched, captions = [], [], []
     rows, columns = canvas[1] // scenes.TOKEN, canvas[0] // scenes.TOKEN
     for start in range(0, count, 20):
-        batch = [scenes.make_scene(rng, pairs, canvas=canvas) for _ in range(min(20, count - start))]
+        amount = min(20, count - start)
+        batch = [scenes.make_scene(rng, pairs, canvas=canvas, sizes=sizes) for _ in range(amount)]
         rendered = [scenes.render(scene) for scene in batch]
         x = torch.from_numpy(np.stack([picture for picture, _ in rendered])).permute(0, 3, 1, 2)
         x = (x.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
@@ -61,6 +63,7 @@ def make(
     part: int = 0,
     parts: int = 1,
     pairs: float = scenes.PAIRS,
+    big: int = 1,
 ) -> None:
     """Make every `parts`-th shard from the `part`-th on, unless it is there; see the command.
 
@@ -75,6 +78,7 @@ def make(
     layout = canvases(count, others, shard)
     marks = {
         f"{number:03}.npz": f"{shard} scenes of seed {seed + number}, {width} x {height}, pairs {pairs:g}"
+        + (f", big {big}" if big != 1 else "")
         for number, (width, height) in enumerate(layout)
     }
     for file in sorted(folder.glob("*.npz")):
@@ -88,7 +92,7 @@ def make(
     for number, canvas in enumerate(layout):
         file = folder / f"{number:03}.npz"
         if number % parts == part and not file.exists():
-            z, touched, captions = encode_shard(vae, seed + number, shard, canvas, pairs)
+            z, touched, captions = encode_shard(vae, seed + number, shard, canvas, pairs, big)
             unfinished = file.with_suffix(".part")
             with unfinished.open("wb") as opened:
                 arrays = {"latents": z, "touched": touched, "captions": np.array(captions)}
@@ -109,12 +113,13 @@ def main() -> None:
     parser.add_argument("--part", default="0/1", help="which of how many processes this is")
     parser.add_argument("--seed", type=int, default=10_000)
     parser.add_argument("--pairs", type=float, default=scenes.PAIRS, help="share of scenes with two objects")
+    parser.add_argument("--big", type=int, default=1, help="big objects alone to each small one")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     part, parts = map(int, args.part.split("/"))
     try:
-        make(args.out, args.count, args.others, args.shard, args.seed, part, parts, args.pairs)
+        make(args.out, args.count, args.others, args.shard, args.seed, part, parts, args.pairs, args.big)
     except FileExistsError as error:
         parser.error(str(error))
 

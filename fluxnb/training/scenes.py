@@ -71,6 +71,7 @@ side by side, the one named first stands on the left, of two above each other on
 GROUNDS = ("on {} background",) * 3 + (", {} background", "in front of {} wall", "on {}")
 PREFIXES = ("",) * 4 + ("a photo of ", "a picture of ", "an image of ", "photo of ")
 PLURALS = {"fish": "fish", "snowman": "snowmen"}
+SIZES = ("small", "", "", "big")  # of one object, each as often as it stands here
 PAIRS = 0.75  # share of two objects, which take longer to learn, for text encoders and transformer
 LIGHT = 18  # of 255: how strong the gradient of a ground is at most
 HELD_OUT = 25  # one pair of this many is held out
@@ -221,9 +222,11 @@ def _spot(rng: random.Random, slot: str, free: int) -> int:
     return middle if slot == "middle" or free < 2 else middle + rng.randint(-1, 1)
 
 
-def _single(rng: random.Random, name: str, canvas: tuple[int, int]) -> tuple[str, dict]:
+def _single(
+    rng: random.Random, name: str, canvas: tuple[int, int], sizes: tuple[str, ...]
+) -> tuple[str, dict]:
     """One object: caption without ground, and the fields of its `Scene`."""
-    size = rng.choice(["small", "", "", "big"])
+    size = rng.choice(sizes)
     side = min(SIDES[size], min(canvas) - TOKEN)
     place = rng.choice(list(PLACES)) if rng.random() < 0.5 else ""
     across, down = {
@@ -272,6 +275,7 @@ def make_scene(
     name: str | None = None,
     canvas: tuple[int, int] = (SIZE, SIZE),
     held_out: bool | None = False,
+    sizes: tuple[str, ...] = SIZES,
 ) -> Scene:
     """A scene drawn from the demo model's data.
 
@@ -281,6 +285,7 @@ def make_scene(
         name: The object of a single-object scene; chosen by `rng` if not given.
         canvas: Width and height in pixels, multiples of `TOKEN` from 96.
         held_out: Whether the scene shows a held-out pair; None does not mind.
+        sizes: Keys of `SIDES`, one of which is drawn for an object alone.
     """
     while True:
         color = rng.choice(list(COLORS))
@@ -288,7 +293,7 @@ def make_scene(
             first, second = rng.sample(list(OBJECTS), 2)
             text, fields = _pair(rng, (first, first if rng.random() < 0.1 else second), canvas)
         else:
-            text, fields = _single(rng, name or rng.choice(list(OBJECTS)), canvas)
+            text, fields = _single(rng, name or rng.choice(list(OBJECTS)), canvas, sizes)
         says_color = rng.random() < 0.85
         if says_color:
             ground = rng.choice(GROUNDS)

@@ -139,7 +139,9 @@ def test_a_killed_encoding_leaves_no_half_shard(ready, again, monkeypatch):
         assert torch.equal(a, b) and torch.equal(touched, rest[0]) and captions == rest[1]
 
 
-@pytest.mark.parametrize("other", [{"seed": 1}, {"pairs": 0.5}, {"count": 12}, {"others": 0}, {"shard": 2}])
+@pytest.mark.parametrize(
+    "other", [{"seed": 1}, {"pairs": 0.5}, {"big": 3}, {"count": 12}, {"others": 0}, {"shard": 2}]
+)
 def test_shards_of_other_arguments_are_refused(again, other):
     before = {file.name: file.read_bytes() for file in (again / "latents").iterdir()}
     with pytest.raises(FileExistsError, match=r"npz holds 4 scenes of seed \d, .* or another folder"):
