@@ -20,6 +20,8 @@ const HEAT = [[0, 0, 4], [31, 12, 72], [85, 15, 109], [136, 34, 106], [186, 54, 
 const PLOT = { width: 360, height: 132, left: 26, right: 10, top: 10, bottom: 20 };   // SVG units
 const SHIFTS = { low: -3, high: 4 };   // log2 of the ends of the shift slider
 const LIVE_PAUSE = 80;   // milliseconds between two requests while a slider moves
+const UNSEEN = 3000;   // milliseconds after which a run that no view shows is stopped
+const OWN_KEYS = "data-lm-suppress-shortcuts";   // Lumino leaves keys alone that an element with this is given
 const TITLES = {
   shift: "shift of the schedule: above 1 the steps dwell at high noise, below 1 at low noise",
   CFG: "classifier-free guidance: how far each step is led from the negative text towards the prompt; 0 or 1 is off, else a step costs two passes",
@@ -47,7 +49,7 @@ const make = (tag, given = {}, ...children) => {
   }
   // Notebook 7 looks for its shortcuts before the event gets here, and only at the focused element itself.
   if (/^(input|button|select|textarea)$/.test(tag) || "tabindex" in given) {
-    node.setAttribute("data-lm-suppress-shortcuts", "true");
+    node.setAttribute(OWN_KEYS, "true");
   }
   node.append(...children);
   return node;
@@ -86,7 +88,19 @@ class Film {
     this.request = 0;   // id of the newest `generate`
     this.here = false;   // whether a kernel has spoken
     this.silent = false;   // whether none did for a while
+    this.gone = false;   // whether it cannot be spoken to any more
     /** @type {Set<() => void>} */ this.views = new Set();
+    /** @type {Set<string>} ids of views that show noisy pictures */ this.noisy = new Set();
+  }
+
+  /** Speaks to the kernel, or finds out that it is gone. @param {Model} model @param {any} message */
+  send(model, message) {
+    try {
+      model.send(message);
+    } catch {
+      this.gone = true;
+      this.views.forEach((show) => show());
+    }
   }
 
   /** Pictures there are: steps 0..n-1. */
@@ -96,7 +110,7 @@ class Film {
   /** @param {any} message @param {DataView[]} buffers */
   receive(message, buffers) {
     this.here = true;
-    this.silent = false;
+    this.silent = this.gone = false;
     if (message.type === "run") {
       if (this.run?.run !== message.run) this.clear();
       this.run = message;
@@ -213,8 +227,9 @@ const view = (model, el, film) => {
   const where = make("span", { className: "fluxnb-where" });
   const kinds = choices("picture", "fluxnb-kinds", (i) => setKind(["clean", "noisy"][i]));
   const smooth = make("input", { type: "checkbox", id: `${id}-smooth`, checked: true });
+  const frame = make("div", { className: "fluxnb-frame" }, img, heat, empty);
   const picture = make("div", { className: "fluxnb-picture" },
-    make("div", { className: "fluxnb-frame" }, img, heat, empty),
+    frame,
     make("div", { className: "fluxnb-scrub" }, slider, where),
     make("div", { className: "fluxnb-row" }, kinds.box,
       make("label", { className: "fluxnb-check", htmlFor: `${id}-smooth` }, smooth, "smooth")));
@@ -252,10 +267,12 @@ const view = (model, el, film) => {
   const generate = () => {
     touched.clear();
     const { answers, ...given } = wanted;
-    model.send({ type: "generate", id: film.nextRequest(model.get("_settings").answers), settings: given });
+    film.send(model, { type: "generate", id: film.nextRequest(model.get("_settings").answers), settings: given });
   };
   const redraw = paced(generate, LIVE_PAUSE);
-  const running = () => ["loading", "drawing"].includes(model.get("_status").state);
+  const running = () => !film.gone && ["loading", "drawing"].includes(model.get("_status").state);
+  /** The step on the page: what was chosen, or the last that there is. */
+  const shown = () => Math.min(looks.step, Math.max(0, film.length - 1));
   /** @param {keyof Settings} key @param {any} value */
   const want = (key, value) => {
     wanted = { ...wanted, [key]: value };
@@ -273,11 +290,11 @@ const view = (model, el, film) => {
     const key = mapKey(looks.word, looks.blocks), asking = `${film.run.run} ${key}`;
     if (looks.kind === "noisy" && !film.frames.noisy[film.length - 1] && looks.askedNoisy !== film.run.run) {
       looks.askedNoisy = film.run.run;
-      model.send({ type: "kind", kind: "noisy" });
+      film.send(model, { type: "kind", kind: "noisy" });
     }
     if (looks.word < 0 || film.whole.has(key) || film.refused.has(key) || looks.asked === asking) return;
     looks.asked = asking;
-    model.send({ type: "maps", view: id, run: film.run.run, word: looks.word, blocks: looks.blocks, at: looks.step });
+    film.send(model, { type: "maps", view: id, run: film.run.run, word: looks.word, blocks: looks.blocks, at: shown() });
   };
   const refusal = () => film.refused.get(mapKey(looks.word, looks.blocks)) ?? "";
   const setWord = (/** @type {number} */ word) => {
@@ -289,16 +306,26 @@ const view = (model, el, film) => {
   const setKind = (/** @type {string} */ kind) => {
     looks.kind = kind;
     looks.askedNoisy = film.run?.run ?? 0;
-    model.send({ type: "kind", kind });
+    film.noisy[kind === "noisy" ? "add" : "delete"](id);
+    film.send(model, { type: "kind", kind: film.noisy.size ? "noisy" : "clean" });
     show();
   };
 
   // JupyterLab's one-letter shortcuts listen on the document: a stray "m" would turn the cell into text.
   root.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
-    const theirs = event.ctrlKey || event.metaKey || event.altKey || event.key === "Escape" || (event.shiftKey && event.key === "Enter");
-    if (!theirs) event.stopPropagation();
+    const target = /** @type {Element} */ (event.target), control = event.ctrlKey || event.metaKey;
+    const undoes = control && /^[zy]$/i.test(event.key) && target.matches("input, textarea");   // what was typed
+    const theirs = control || event.altKey || event.key === "Escape" || (event.shiftKey && event.key === "Enter");
+    if (undoes || !theirs) event.stopPropagation();
+    else if (target.hasAttribute(OWN_KEYS)) {   // the notebook's own, Ctrl+S and the like: let it see them
+      target.removeAttribute(OWN_KEYS);
+      setTimeout(() => target.setAttribute(OWN_KEYS, "true"));
+    }
   });
-  button.addEventListener("click", () => (running() ? model.send({ type: "stop" }) : generate()));
+  button.addEventListener("click", () => (running() ? film.send(model, { type: "stop" }) : generate()));
+  img.addEventListener("load", () => {   // a tall picture stays on the screen
+    frame.style.maxWidth = `calc(max(384px, 80vh) * ${img.naturalWidth / img.naturalHeight})`;
+  });
   prompt.addEventListener("input", () => want("prompt", prompt.value));
   for (const node of [prompt, ...Object.values(inputs)]) {
     node.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
@@ -316,7 +343,7 @@ const view = (model, el, film) => {
   }
   shiftSlider.addEventListener("input", () => want("shift", Number((2 ** Number(shiftSlider.value)).toPrecision(3))));
   dice.addEventListener("click", () => want("seed", Math.floor(Math.random() * 100000)));
-  live.addEventListener("change", () => { wanted = { ...wanted, live: live.checked }; model.send({ type: "live", live: live.checked }); });
+  live.addEventListener("change", () => { wanted = { ...wanted, live: live.checked }; film.send(model, { type: "live", live: live.checked }); });
   slider.addEventListener("input", () => goTo(Number(slider.value)));
   smooth.addEventListener("change", () => show());
   opacity.addEventListener("input", () => show());
@@ -337,14 +364,17 @@ const view = (model, el, film) => {
     const by = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageDown: -page, PageUp: page, Home: -far, End: far }[event.key];
     if (by === undefined) return;
     event.preventDefault();
-    goTo(looks.step + by);
+    goTo(shown() + by);
   });
 
   // ---- what the page shows
-  const showSettings = () => {
-    prompt.value !== wanted.prompt && (prompt.value = wanted.prompt);
+  const fitPrompt = () => {
     prompt.style.height = "auto";
     if (prompt.scrollHeight) prompt.style.height = `${prompt.scrollHeight + 2}px`;
+  };
+  const showSettings = () => {
+    prompt.value !== wanted.prompt && (prompt.value = wanted.prompt);
+    fitPrompt();
     for (const [key, node] of Object.entries(inputs)) {
       const given = /** @type {any} */ (wanted)[key], value = typeof given === "string" && !/^\d+$/.test(given) ? "" : given;   // digits: too many for a number
       const own = film.run ? /** @type {any} */ (film.run)[key] : null;
@@ -356,6 +386,10 @@ const view = (model, el, film) => {
     shiftSlider.setAttribute("aria-valuetext", `shift ${typeof shift === "number" ? short(shift) : shift}`);
     live.checked = wanted.live;
   };
+  const showError = () => {
+    const gone = film.gone ? "The kernel was restarted or is gone: run this cell again." : "";
+    error.textContent = gone || model.get("_status").error || refusal();
+  };
   const showStatus = () => {
     const now = /** @type {Status} */ (model.get("_status")), busy = running();
     settings.disabled = now.state === "saved";
@@ -363,11 +397,12 @@ const view = (model, el, film) => {
     button.classList.toggle("fluxnb-stop", busy);
     progress.value = now.total ? now.step / now.total : 0;
     progress.classList.toggle("fluxnb-idle", !busy);
+    const state = film.gone && ["loading", "drawing"].includes(now.state) ? "stopped" : now.state;
     const steps = `${now.step} of ${now.total} steps`, time = `${now.seconds.toFixed(now.seconds < 10 ? 2 : 0)} s`;
     status.textContent = ({ loading: "loading the model …", drawing: now.total ? `step ${now.step} of ${now.total} · ${time}` : "starting …",
       done: `${now.total} steps in ${time}`, stopped: now.total ? `stopped after ${steps} · ${time}` : "stopped",
-      failed: "not drawn: see below", saved: `a saved page · ${now.step < now.total ? steps : `${now.total} steps`} in ${time}` })[now.state] ?? "";
-    error.textContent = now.error || refusal();
+      failed: "not drawn: see below", saved: `a saved page · ${now.step < now.total ? steps : `${now.total} steps`} in ${time}` })[state] ?? "";
+    showError();
     note.textContent = now.note;
     askMissing();
   };
@@ -379,7 +414,7 @@ const view = (model, el, film) => {
     done.setAttribute("d", line(points.slice(0, n)));
     if (sigmas.length > 42) dots.replaceChildren();
     else dots.replaceChildren(...points.map(({ x, y }, k) => make("circle", { cx: x, cy: y, r: 1.8, class: k < n ? "fluxnb-there" : "" })));
-    const at = points[Math.min(looks.step, points.length - 1)];
+    const at = points[Math.min(shown(), points.length - 1)];
     marker.setAttribute("transform", `translate(${at.x} ${at.y})`);
     for (const [key, value] of Object.entries({ x1: at.x, x2: at.x, y1: at.y, y2: PLOT.height - PLOT.bottom })) drop.setAttribute(key, value);
     first.setAttribute("x", String(points[0].x));
@@ -388,7 +423,7 @@ const view = (model, el, film) => {
     last.textContent = film.run ? String(film.steps) : "";
   };
   const showHeat = () => {
-    const run = film.run, word = run?.words[looks.word], step = Math.min(looks.step, film.steps - 1);
+    const run = film.run, word = run?.words[looks.word], step = Math.min(shown(), film.steps - 1);
     const grid = film.maps.get(mapKey(looks.word, looks.blocks))?.[step];
     heat.hidden = !grid || img.hidden;
     bar.hidden = !grid;
@@ -412,7 +447,7 @@ const view = (model, el, film) => {
     const n = film.length, run = film.run, sigmas = run?.sigmas ?? [];
     if (looks.follow) looks.step = Math.max(0, n - 1);
     if (run && looks.word >= 0 && run.words[looks.word] !== looks.text) looks.word = run.words.indexOf(looks.text);
-    const step = Math.min(looks.step, Math.max(0, n - 1));
+    const step = shown();
     const url = film.frames[looks.kind][step];
     if (url && img.src !== url) img.src = url;
     if (url) img.hidden = false;
@@ -437,7 +472,7 @@ const view = (model, el, film) => {
     showCurve();
     showHeat();
     askMissing();
-    error.textContent = model.get("_status").error || refusal();
+    showError();
   };
   let blocksShown = "";
   const showBlocks = () => {
@@ -471,18 +506,29 @@ const view = (model, el, film) => {
     showStatus();
     show();
   };
-  const onFilm = () => { showSettings(); show(); };
+  const onFilm = () => { showSettings(); showStatus(); show(); };
   model.on("change:_settings", onSettings);
   model.on("change:_status", onStatus);
   film.views.add(onFilm);
   showSettings();
   showStatus();
   show();
-  requestAnimationFrame(showSettings);   // the prompt's height is known once it is laid out
+  let width = 0;   // the prompt's height is known once it is laid out, and changes with its width
+  const watch = new ResizeObserver(() => {
+    if (width === root.clientWidth) return;
+    width = root.clientWidth;
+    fitPrompt();
+  });
+  watch.observe(root);
   return () => {
     model.off("change:_settings", onSettings);
     model.off("change:_status", onStatus);
     film.views.delete(onFilm);
+    film.noisy.delete(id);
+    watch.disconnect();
+    setTimeout(() => {   // its cell was run again, or its page is closed: nobody could stop it any more
+      if (!film.views.size && running()) film.send(model, { type: "stop" });
+    }, UNSEEN);
   };
 };
 
@@ -492,10 +538,12 @@ export default () => {
     /** @param {{model: Model}} given */
     initialize({ model }) {
       const hear = (/** @type {any} */ message, /** @type {DataView[]} */ buffers) => film.receive(message, buffers);
+      const greet = () => film.send(model, { type: "hello" });   // a page that came late gets the pictures again
       model.on("msg:custom", hear);
-      model.send({ type: "hello" });   // a page that came late or was loaded anew gets the pictures again
+      model.on("comm_live_update", greet);   // the kernel restarted, or is there again: an answer tells
+      greet();
       const timer = setTimeout(() => { film.silent = !film.here && !["loading", "drawing"].includes(model.get("_status").state); film.views.forEach((show) => show()); }, 4000);
-      return () => { clearTimeout(timer); model.off("msg:custom", hear); film.clear(); };
+      return () => { clearTimeout(timer); model.off("msg:custom", hear); model.off("comm_live_update", greet); film.clear(); };
     },
     /** @param {{model: Model, el: HTMLElement}} given */
     render({ model, el }) { return view(model, el, film); },

@@ -212,6 +212,33 @@ def test_a_second_view_shows_the_same_film_and_scrubs_by_itself(view, film):
     expect(wheres).to_have_text(["step 0 of 6 · σ 1.000", "step 6 of 6 · σ 0.000"])
 
 
+def test_noisy_pictures_are_drawn_as_long_as_a_view_shows_them(view):
+    view.page.evaluate("() => { window.close_other = open_view(); }")
+    kind = [view.page.get_by_role("radio", name=name) for name in ("clean estimate", "noisy")]
+    kind[1].nth(0).click()
+    kind[1].nth(1).click()
+    kind[0].nth(0).click()
+    assert [message["kind"] for message in view.sent("kind")] == ["noisy"] * 3
+    kind[0].nth(1).click()
+    assert [message["kind"] for message in view.sent("kind")] == ["clean"]
+
+
+def test_a_step_that_is_not_drawn_yet_is_not_pointed_at(view, film):
+    view.scrub(5)
+    chip(view, "cat").click()
+    view.put("_status", state="drawing", run=2, step=0)
+    opening = Message({**film.opening().content, "run": 2}, ())
+    again = [Message({**one.content, "run": 2}, one.buffers) for one in pictures(film, steps=range(2))]
+    view.hear(opening, *again)
+    view.sent()
+    view.put("_status", state="stopped", step=1)
+    marker = view.page.get_by_label("step on the sigma curve")
+    x = float(marker.get_attribute("transform").split("(")[1].split()[0])
+    assert int(marker.get_attribute("aria-valuenow")) == 1
+    assert x == pytest.approx(26 + (360 - 26 - 10) / STEPS)  # of the curve's 360
+    assert [message["at"] for message in view.sent("maps")] == [1]
+
+
 def test_a_page_without_a_kernel_says_what_to_do(page, tmp_path):
     page.clock.install()
     StandIn(page, tmp_path)
@@ -580,6 +607,52 @@ def test_text_of_others_stays_text(blank, film):
     assert blank.page.evaluate("() => window.broken") is None
 
 
+# ---- a kernel that is gone, a view that is gone
+
+GONE = "The kernel was restarted or is gone: run this cell again."
+
+
+def test_a_restarted_kernel_is_told_at_once_and_the_pictures_stay(view, film):
+    view.put("_status", state="drawing", step=2)
+    view.page.evaluate("() => model.live(false)")
+    expect(view.page.get_by_role("alert")).to_have_text(GONE)
+    expect(view.page.get_by_role("button", name="Generate")).to_be_visible()
+    expect(view.page.get_by_role("status").first).to_contain_text("stopped after 2 of 6 steps")
+    view.scrub(0)
+    assert view.shown() == picture(film, 0)
+    view.page.evaluate("() => model.live(true)")  # it was only the connection
+    view.hear(Message({"type": "here"}))
+    expect(view.page.locator(".fluxnb-error")).to_have_text("")
+    expect(view.page.get_by_role("button", name="Stop")).to_be_visible()
+
+
+@pytest.mark.parametrize("name", ["Generate", "another seed", "noisy", "cat"])
+def test_whatever_cannot_be_sent_says_that_the_kernel_is_gone(view, name):
+    view.page.evaluate("() => { model.lost = true; }")
+    view.page.get_by_role("radio" if name in ("noisy", "cat") else "button", name=name, exact=True).click()
+    expect(view.page.get_by_role("alert")).to_have_text(GONE)
+
+
+def test_a_run_that_no_view_shows_any_more_is_stopped(page, tmp_path, film):
+    page.clock.install()
+    view = StandIn(page, tmp_path, status={"state": "drawing"})
+    view.sent()
+    page.evaluate("() => { close_view(); window.close_view = open_view(); }")  # the cell was run again
+    page.clock.fast_forward(5000)
+    assert view.sent("stop") == []
+    page.evaluate("() => close_view()")
+    page.clock.fast_forward(5000)
+    assert view.sent("stop") == [{"type": "stop"}]
+
+
+def test_a_result_that_no_view_shows_any_more_stays(page, tmp_path):
+    page.clock.install()
+    view = StandIn(page, tmp_path)
+    page.evaluate("() => close_view()")
+    page.clock.fast_forward(5000)
+    assert view.sent("stop") == []
+
+
 # ---- for every hand and eye
 
 
@@ -594,6 +667,56 @@ def test_letters_stay_in_the_widget_and_the_notebooks_own_keys_pass(view):
     for key in ("Escape", "Shift+Enter", "Control+s"):
         view.page.keyboard.press(key)
     assert {"Escape", "Enter", "s"} <= set(view.page.evaluate("() => keys"))
+
+
+def test_the_notebook_s_own_keys_find_no_element_that_keeps_them(view):
+    view.page.evaluate(
+        """() => { window.kept = []; document.addEventListener("keydown", (event) =>
+            kept.push(event.target.hasAttribute("data-lm-suppress-shortcuts"))); }"""
+    )
+    prompt = view.page.get_by_label("prompt")
+    prompt.focus()
+    view.page.keyboard.press("Control+s")
+    assert view.page.evaluate("() => kept") == [False, False]  # Control alone, and both
+    expect(prompt).to_have_attribute("data-lm-suppress-shortcuts", "true")
+
+
+def test_what_was_typed_can_be_undone(view):
+    view.page.evaluate(
+        "() => { window.keys = []; document.addEventListener('keydown', (e) => keys.push(e.key)); }"
+    )
+    prompt = view.page.get_by_label("prompt")
+    before = prompt.input_value()
+    prompt.focus()
+    view.page.keyboard.type("x")
+    view.page.keyboard.press("Control+z")
+    expect(prompt).to_have_value(before)
+    assert "z" not in view.page.evaluate("() => keys")
+
+
+def test_a_prompt_is_seen_whole_when_the_widget_narrows(view):
+    view.put(
+        "_settings", prompt="a large purple butterfly to the left of a small strawberry on a yellow ground"
+    )
+    prompt = view.page.get_by_label("prompt")
+    for width in (1100, 430):
+        view.page.set_viewport_size({"width": width, "height": 800})
+        view.page.wait_for_function(
+            "(node) => node.scrollHeight <= node.clientHeight", arg=prompt.element_handle()
+        )
+
+
+@pytest.mark.parametrize("size", [(32, 8), (4, 40)])
+def test_a_map_lies_on_the_picture_and_both_on_the_screen_whatever_the_shape(blank, size):
+    run = stubs.session().start("a cat", num_steps=1, latent_size=size).finish()
+    film = Film(1, run)
+    blank.hear(film.opening(), film.develop("clean", 0))
+    img, frame = (blank.page.locator(f".fluxnb-frame{what}") for what in (" img", ""))
+    blank.page.wait_for_function("() => document.querySelector('.fluxnb-frame img').naturalWidth > 0")
+    expect(frame).not_to_have_css("max-width", "none")
+    inner, outer = img.bounding_box(), frame.bounding_box()
+    assert outer["height"] == pytest.approx(inner["height"], abs=1)
+    assert outer["height"] <= 0.81 * blank.page.viewport_size["height"]
 
 
 def test_whatever_takes_the_focus_keeps_notebook_shortcuts_away_and_has_a_name(view):
