@@ -27,9 +27,11 @@ class Adapting:
 
     Attributes:
         adapters: Those that new runs are drawn with, each with its strength; a run keeps those it began with.
+        own_adapters: Those that the model came with, in use or not.
     """
 
     adapters: tuple[Use, ...] = ()
+    own_adapters: tuple[Use, ...] = ()
     _loaded: Mapping[str, tuple[str, Adapter]] = MappingProxyType({})  # name -> digest and adapter
     _combined: tuple[tuple[Use, ...], Mapping[str, Change]] = ((), MappingProxyType({}))  # the last ones
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable
 
 from fluxnb.errors import InputError
 
+LARGEST = 1 << 16  # latent cells to a side, half a million pixels: far beyond what any memory holds
+
 
 def whole(name: str, value: object, low: int | None = None, high: int | None = None, other: str = "") -> int:
     """Returns `value` as an int in low..high; `other` tells the message what else there is, "'mean' or ".
@@ -137,7 +139,7 @@ def optional(check: Callable, name: str, value: object, *bounds, **more) -> obje
 
 
 def latent_size(value: object) -> tuple[int, int]:
-    """Returns `value` as (H, W) in latent cells, two positive even numbers.
+    """Returns `value` as (H, W) in latent cells, two positive even numbers up to `LARGEST`.
 
     Raises:
         InputError: if it is not; the message names the nearest size that works.
@@ -148,8 +150,8 @@ def latent_size(value: object) -> tuple[int, int]:
         raise InputError(
             f"latent_size is {value!r}; give (height, width) in latent cells of 8 pixels, e.g. (16, 16)"
         ) from None
-    height = whole("the height in latent_size", height, low=2)
-    width = whole("the width in latent_size", width, low=2)
+    height = whole("the height in latent_size", height, 2, LARGEST)
+    width = whole("the width in latent_size", width, 2, LARGEST)
     if height % 2 or width % 2:
         even = (height + height % 2, width + width % 2)
         raise InputError(
@@ -165,7 +167,7 @@ def cells(name: str, value: object) -> int:
     Raises:
         InputError: if it is none; the message names the nearest that are.
     """
-    pixels = whole(name, value, low=16)
+    pixels = whole(name, value, 16, 8 * LARGEST)
     if pixels % 16:
         below = pixels - pixels % 16
         raise InputError(f"{name} {pixels} is not a multiple of 16; try {below} or {below + 16}")

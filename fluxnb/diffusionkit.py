@@ -88,7 +88,7 @@ class DiffusionKitCalls:
             )
         return [
             TextEmbedding.from_arrays(txt[None], vec[None])
-            for txt, vec in zip(conditioning, pooled_conditioning, strict=True)
+            for txt, vec in zip(mx.array(conditioning), mx.array(pooled_conditioning), strict=True)
         ]
 
     def decode_latents_to_image(self, x_t: mx.array) -> mx.array:

@@ -21,7 +21,7 @@ def check(path: str | os.PathLike) -> Path:
         InputError: if it cannot be; the message says why.
     """
     try:
-        target = Path(os.path.realpath(path))
+        target = Path(os.path.realpath(os.path.expanduser(path)))
         if target.is_dir() or (target.exists() and not target.is_file()):
             raise InputError(f"{path} is no file; give the name of one")
         if not target.parent.is_dir():

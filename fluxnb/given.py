@@ -47,22 +47,24 @@ def latents(value: object, channels: int, latent_size: tuple[int, int] | None) -
     if array.ndim != 4 or array.shape[0] != 1 or array.shape[3] != channels:
         raise InputError(f"latents have the shape {array.shape}; give (1, H, W, {channels})")
     size = checks.latent_size(array.shape[1:3])
-    if latent_size is not None and tuple(latent_size) != size:
+    if latent_size is not None and checks.latent_size(latent_size) != size:
         raise InputError(
             f"latents are of latent_size {size}, but latent_size is {latent_size}; give one of them"
         )
     return mx.array(array)
 
 
-def text(value: object, own: TextEmbedding) -> TextEmbedding:
+def text(value: object, own: TextEmbedding, negative_text: str = "") -> TextEmbedding:
     """Returns an embedding to draw from in place of the encoders' own; its arrays are nobody else's.
 
     Args:
         value: A TextEmbedding, or the pair (txt, vec): then the words of the prompt keep their places.
         own: What the encoders make of the prompt.
+        negative_text: What CFG leads away from; an embedding has no say in it.
 
     Raises:
-        InputError: if it is neither, of other sizes than `own`, or not all of it is finite.
+        InputError: if it is neither, of other sizes than `own`, or not all of it is finite; or if it was
+            encoded with another negative text.
     """
     if not isinstance(value, TextEmbedding):
         try:
@@ -72,6 +74,11 @@ def text(value: object, own: TextEmbedding) -> TextEmbedding:
                 f"text is a {type(value).__name__}; give a TextEmbedding or the pair (txt, vec)"
             ) from None
         value = replace(own, txt=txt, vec=vec, notes=())
+    if value.negative is not None and value.negative.text != negative_text:
+        raise InputError(
+            f"text was encoded with the negative text {value.negative.text!r}, but negative_text is "
+            f"{negative_text!r}; give it as negative_text, which is what counts"
+        )
     return replace(value, txt=_like("txt", value.txt, own.txt), vec=_like("vec", value.vec, own.vec))
 
 

@@ -90,6 +90,7 @@ class FluxPipeline(Adapting, Decoding, DiffusionKitCalls):
         self.arguments = {"model_version": model_version, "shift": shift, **options}
         if self.entry.adapter is not None:
             self.load_lora_weights(PACKAGE / self.entry.adapter, adapter_name=self.entry.adapter)
+            self.own_adapters = self.adapters
         if preview is not None:
             self.load_preview(preview)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -45,6 +45,10 @@ class Probe:
     blocks: str | int | Iterable[int] = "double"
     heads: str | int = "mean"
     direction: str | None = None
+
+    def __post_init__(self):
+        if isinstance(self.blocks, Iterator):  # which can be gone through only once
+            object.__setattr__(self, "blocks", tuple(self.blocks))
 
 
 @dataclass(frozen=True, slots=True)

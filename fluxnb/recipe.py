@@ -145,7 +145,7 @@ def read(path: str | os.PathLike) -> Recipe:
         InputError: if there is no file, no recipe in it, or one that cannot be drawn.
     """
     try:
-        with Image.open(path, formats=("PNG",)) as image:
+        with Image.open(os.path.expanduser(path), formats=("PNG",)) as image:
             image.load()  # the text may stand behind the pixels
             text = image.info.get(KEY)
     except FileNotFoundError:
@@ -178,7 +178,7 @@ def save(image: Image.Image, path: str | os.PathLike, recipe: Recipe | None = No
     form = images.form_of(path)
     if recipe is None:
         disk.write(path, images.encode(image, form))
-        return Path(path)
+        return Path(os.path.expanduser(path))
     height, width = recipe.settings.latent_size
     if image.size != (8 * width, 8 * height):
         raise InputError(
@@ -186,7 +186,7 @@ def save(image: Image.Image, path: str | os.PathLike, recipe: Recipe | None = No
             f"{8 * height}; save a picture that was changed without it"
         )
     disk.write(path, images.encode(image, form, text={KEY: to_text(recipe)}))
-    return Path(path)
+    return Path(os.path.expanduser(path))
 
 
 def _no_constant(name: str) -> None:

@@ -28,6 +28,7 @@ from fluxnb.settings import Settings, branch, warn_of_no_effect
 from fluxnb.texts import TextEmbedding
 
 if TYPE_CHECKING:
+    from fluxnb.saved import Saved
     from fluxnb.session import FluxSession
     from fluxnb.source import Source
 
@@ -57,7 +58,10 @@ class Run(Questions):
         session: As given, like `settings`, `parent`, `at`, `source` and `probes`.
         text: The prompt as the transformer reads it.
         negative: The negative text likewise, None without CFG.
+        opened: The file that it was opened from, if it was.
     """
+
+    opened: Saved | None = None
 
     def __init__(
         self,

@@ -64,9 +64,10 @@ class Saved:
         steps: All steps that were made, arrays evaluated.
         latents: After the last of them, (1, H, W, C).
         parts: At least one; the first begins at step 0, the last is the run itself.
-        model: What drew it.
+        model: What drew it, or its first steps.
         fluxnb: Version that did.
         mlx: Version of MLX.
+        others: What drew further steps, where the run was opened and went on with other weights.
     """
 
     steps: tuple[Step, ...]
@@ -75,6 +76,12 @@ class Saved:
     model: Model
     fluxnb: str
     mlx: str
+    others: tuple[Model, ...] = ()
+
+    @property
+    def models(self) -> tuple[Model, ...]:
+        """All that drew steps of it."""
+        return self.model, *self.others
 
     @property
     def settings(self) -> Settings:
@@ -103,7 +110,7 @@ def read(path: str | os.PathLike) -> Saved:
     Raises:
         CheckpointError: if it is missing, cut off, no saved run, or one that cannot be.
     """
-    path = Path(path)
+    path = Path(os.path.expanduser(path))
     try:
         if not path.is_file():
             raise CheckpointError(f"there is no file {path}; give the path of a saved run")
@@ -144,11 +151,17 @@ def dump(run: Run) -> bytes:
             raise InputError(
                 f"{name} of the run are not all finite, so it cannot be saved; draw it in more bits"
             )
+    models, versions = [identify(run.session.pipeline)], (__version__, mx.__version__)
+    if held := next((owner.opened for owner in owners if owner.opened is not None), None):
+        is_longer = not {*map(id, steps)} <= {*map(id, held.steps)}
+        models = list(dict.fromkeys((*held.models, *models[:is_longer])))
+        versions = held.fluxnb, held.mlx
     told = {
         "format": FORMAT,
-        "fluxnb": __version__,
-        "mlx": mx.__version__,
-        "model": asdict(identify(run.session.pipeline)),
+        "fluxnb": versions[0],
+        "mlx": versions[1],
+        "model": asdict(models[0]),
+        "others": [asdict(model) for model in models[1:]],
         "seconds": [step.seconds for step in steps],
         "parts": parts,
     }
@@ -214,13 +227,18 @@ def _saved(told: dict, tensors: dict[str, np.ndarray]) -> Saved:
         Step(i, sigmas[i], sigmas[i + 1], states[i], mx.array(velocities[i][None]), seconds[i])
         for i in range(count)
     )
-    model = Model(
-        checks.label("the model's name", told["model"]["name"]),
-        checks.optional(checks.label, "the model's revision", told["model"]["revision"]),
-        checks.label("the model's fingerprint", told["model"]["fingerprint"]),
-    )
+    model, *others = map(_model, [told["model"], *told.get("others", ())])
     versions = [checks.label(f"the version of {name}", told[name]) for name in ("fluxnb", "mlx")]
-    return Saved(steps, states[-1], parts, model, *versions)
+    return Saved(steps, states[-1], parts, model, *versions, tuple(others))
+
+
+def _model(tree: dict) -> Model:
+    """Reads which model it was."""
+    return Model(
+        checks.label("the model's name", tree["name"]),
+        checks.optional(checks.label, "the model's revision", tree["revision"]),
+        checks.label("the model's fingerprint", tree["fingerprint"]),
+    )
 
 
 def _part(i: int, tree: dict, tensors: dict[str, np.ndarray]) -> Part:

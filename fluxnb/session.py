@@ -91,7 +91,8 @@ class FluxSession:
 
         Raises:
             CheckpointError: if the file is missing, cut off, or no saved run.
-            InputError: if there is no model at hand, or one whose latents or texts have other sizes.
+            InputError: if there is no model at hand, or one whose latents or texts have other sizes, or that
+                takes guidance where the other takes none.
         """
         held = saved.read(path)
         if session is None:
@@ -119,14 +120,21 @@ class FluxSession:
                     f"{origin} was drawn by {held.model}: its {name} have {width} channels, but {here} takes "
                     f"{wants[name]}; open it with the model that drew it"
                 )
+        takes = networks.configs.mmdit.guidance
+        if takes == (held.settings.guidance is None):
+            raise InputError(
+                f"{origin} was drawn by {held.model} with{'out' if takes else ''} guidance, and {here} takes "
+                f"{'one' if takes else 'none'}; open it with the model that drew it"
+            )
         run, ends = None, [*(part.at for part in held.parts[1:]), len(held.steps)]
         for part, end in zip(held.parts, ends, strict=True):
             latents = held.steps[end].latents if end < len(held.steps) else held.latents
             run = Run(self, part.settings, latents, held.steps[:end], run, part.at, part.text)
-        if held.model.fingerprint != here.fingerprint:
+            run.opened = held
+        if strangers := [str(model) for model in held.models if model.fingerprint != here.fingerprint]:
             message = (
-                f"{origin} was drawn by {held.model}, and {here} is at hand: the latents are as they were, "
-                "pictures and steps made again are not"
+                f"{origin} was drawn by {' and '.join(strangers)}, and {here} is at hand: the latents are as "
+                "they were, pictures and steps made again are not"
             )
             warnings.warn(message, FluxnbWarning, stacklevel=3)
         elif (held.fluxnb, held.mlx) != (__version__, mx.__version__):
@@ -213,7 +221,7 @@ class FluxSession:
         )
         warn_of_no_effect(self.pipeline.entry, settings, guidance, negative_text, denoise)
         if text is not None:
-            text = given.text(text, self.encode_text(prompt))
+            text = given.text(text, self.encode_text(prompt), settings.negative_text)
             settings = replace(settings, embedding=given.digest(text))
         if latents is None:
             latents = self.pipeline.first_latents(settings, source)

@@ -78,7 +78,7 @@ def read(picture: object) -> Source:
 def _open(path: str) -> Image.Image:
     """Reads a file."""
     try:
-        image = Image.open(path)
+        image = Image.open(os.path.expanduser(path))
     except FileNotFoundError:
         raise InputError(f"there is no picture {path}; check the path") from None
     except Image.UnidentifiedImageError:

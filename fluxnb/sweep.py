@@ -202,14 +202,18 @@ def _elsewhere(
 
 def _arguments(session: FluxSession) -> Arguments:
     """Returns what a worker loads the session's model by."""
-    known = session.pipeline.arguments
+    pipeline = session.pipeline
+    known = pipeline.arguments
     if known is None:
         raise InputError(
-            f"{session.pipeline!r} was made of networks in memory, which no worker can load; "
+            f"{pipeline!r} was made of networks in memory, which no worker can load; "
             "leave executor out, or load the model by its name or folder"
         )
-    if session.pipeline.adapters:
-        raise InputError("workers load no adapters; leave executor out, or unload_lora_weights()")
+    loaded, own = ({use.digest for use in uses} for uses in (pipeline.adapters, pipeline.own_adapters))
+    if loaded - own:
+        raise InputError(
+            "workers load no adapters but what a model comes with; leave executor out, or draw without yours"
+        )
     paths = {name: os.path.abspath(known[name]) for name in PATHS if lies_here(known[name])}
     return tuple((known | paths).items())
 

@@ -44,7 +44,7 @@ def test_with_cfg_the_negative_text_is_a_second_row(pipe):
     image, _ = pipe.generate_image(PROMPT, cfg_weight=3.0, negative_text="fog", num_steps=2)
     conditioning, pooled = pipe.encode_text(PROMPT, 3.0, "fog")
     assert conditioning.shape == (2, stubs.LENGTH, 16) and pooled.shape == (2, 16)
-    latents, _ = pipe.denoise_latents(conditioning, pooled, num_steps=2, cfg_weight=3.0, seed=0)
+    latents, _ = pipe.denoise_latents(np.array(conditioning), np.array(pooled), 2, cfg_weight=3.0, seed=0)
     assert np.array_equal(to_image(pipe.decode_latents_to_image(latents)), np.array(image))
     with pytest.raises(InputError, match=r"encode_text\(text, 3, negative_text\)"):
         pipe.denoise_latents(conditioning[:1], pooled[:1], cfg_weight=3.0)

@@ -359,6 +359,21 @@ def test_what_a_file_of_the_user_lacks_comes_from_the_model_that_was_named(real,
     assert server.requests == []
 
 
+@pytest.mark.parametrize("given", ["mine", "mine/transformer"])
+def test_what_a_folder_of_the_user_lacks_comes_from_the_model_that_was_named(real, tmp_path, given):
+    server, folder = real
+    name = "black-forest-labs/FLUX.1-schnell"
+    server.add_folder(name, folder)
+    shutil.copytree(folder / "transformer", tmp_path / "mine" / "transformer")
+    with pytest.raises(CheckpointError, match=r"lacks vae, .* or name the model on the hub"):
+        sources.locate(tmp_path / given)
+    assert server.requests == []
+    _, parts = sources.locate(name, local_ckpt=tmp_path / given)
+    assert parts.transformer == tmp_path / "mine" / "transformer"
+    assert parts.vae.is_relative_to(constants.HF_HUB_CACHE) and parts.scheduler is not None
+    assert WEIGHTS not in cached(name)
+
+
 PROGRAM = f"""
 from fluxnb import FluxPipeline
 print(FluxPipeline({TINY!r}).entry.name)

@@ -444,3 +444,9 @@ def test_a_block_that_is_cut_is_left_out_and_said(explicit):
         run.fork(0, probes=[Probe("and", 3)])
     ledger = run.ledger(step=0)
     assert np.isnan(ledger.shares[0, 1]).all() and np.isfinite(ledger.shares[0, [0, 2, 3]]).all()
+
+
+def test_blocks_may_be_an_iterator_for_several_steps(run):
+    maps = run.attention("all", "sunflower", blocks=iter((0, 1)))
+    again = run.attention("all", "sunflower", blocks=(0, 1))
+    assert [one.weights.tobytes() for one in maps] == [one.weights.tobytes() for one in again]

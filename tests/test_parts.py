@@ -156,6 +156,23 @@ def test_a_broken_file_is_called_what_it_is(folder, content, words):
     refused(folder, str(file), words)
 
 
+def test_what_lies_beside_and_is_broken_counts_only_where_something_is_missing(folder):
+    (folder / "some_lora.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1")
+    (folder / "a folder.safetensors").mkdir()
+    assert find(folder / "flux1-schnell.safetensors") == find(folder)
+    assert told(find(folder), folder) == FILES
+    (folder / "ae.safetensors").unlink()
+    assert find(folder).missing() == ("vae",)
+    (folder / "ae.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1")
+    refused(folder, "ae.safetensors", "is a Git LFS pointer")
+
+
+def test_a_folder_of_one_part_is_that_part(tmp_path):
+    folder = writers.write_diffusers(tmp_path / "model")
+    assert told(find(folder / "transformer"), folder) == {"transformer": "transformer"}
+    assert told(find(folder / "vae"), folder) == {"vae": "vae"}
+
+
 def test_a_file_cut_off_is_refused(folder):
     file = folder / "flux1-schnell.safetensors"
     whole = file.read_bytes()

@@ -294,3 +294,14 @@ def test_nothing_to_draw_is_said(run):
         plots.schedule([])
     with pytest.raises(InputError, match="0 steps"):
         plots.filmstrip(run.fork(0))
+
+
+def test_dollars_in_a_prompt_are_no_mathematics():
+    run = stubs.session().start("a $cat_$ for $x^$", num_steps=2).finish()
+    maps = [run.attention(1, word) for word in ("$cat_$", "$x^$")]
+    other = run.fork(1, prompt="a hat for $5 or $6").finish()
+    figures = [plots.maps(run, maps), plots.ledger(run.ledger(), "$x^$"), plots.tree(other)]
+    for figure in figures:
+        (
+            figure if hasattr(figure, "canvas") else figure.figure
+        ).canvas.draw()  # a formula that is none raises

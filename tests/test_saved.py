@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import stubs
+from mlx.utils import tree_flatten, tree_unflatten
 
 from fluxnb import saved
 from fluxnb.errors import CheckpointError, FluxnbError, FluxnbWarning, InputError
@@ -183,6 +184,50 @@ def test_other_weights_at_hand_are_told(path):
     assert not same_bits(opened.replay(0), opened.steps[0].velocity)
 
 
+def test_saved_again_a_run_still_says_what_drew_it(session, tmp_path):
+    other = stubs.session(guidance=True, seed=1)
+    half = session.start(PROMPT, seed=5)
+    half.advance()
+    half.save(tmp_path / "first")
+    first = saved.read(tmp_path / "first")
+    with pytest.warns(FluxnbWarning, match="was drawn by stub"):
+        opened = other.open(tmp_path / "first")
+    opened.save(tmp_path / "again")
+    assert saved.read(tmp_path / "again").models == first.models == (identify(session.pipeline),)
+    assert len(session.open(tmp_path / "again").steps) == 1  # no warning
+    opened.fork(1).finish().save(tmp_path / "mixed")
+    assert saved.read(tmp_path / "mixed").models == (*first.models, identify(other.pipeline))
+    for one in (session, other):
+        with pytest.warns(FluxnbWarning, match="was drawn by stub .*, and stub .* is at hand"):
+            one.open(tmp_path / "mixed")
+    opened.fork(0).finish().save(tmp_path / "anew")
+    assert saved.read(tmp_path / "anew").models == (identify(other.pipeline),)
+
+
+def test_a_run_opened_with_the_same_model_keeps_the_version_that_drew_it(path, session, tmp_path):
+    rewritten(path, lambda told: told.update(mlx="0.0.1"))
+    with pytest.warns(FluxnbWarning, match=r"MLX 0\.0\.1"):
+        opened = session.open(path)
+    opened.save(tmp_path / "again")
+    assert saved.read(tmp_path / "again").mlx == "0.0.1"
+    assert saved.read(tmp_path / "again").others == ()
+
+
+def test_a_model_that_takes_no_guidance_cannot_go_on_with_one_that_does(path, tmp_path):
+    other = stubs.session()
+    with pytest.raises(InputError, match=r"with guidance, and stub .* takes none; open it with the model"):
+        other.open(path)
+    other.start(PROMPT).save(tmp_path / "plain")
+    with pytest.raises(InputError, match=r"without guidance, and stub .* takes one; open it with the model"):
+        stubs.session(guidance=True).open(tmp_path / "plain")
+
+
+def test_a_home_folder_may_be_written_short(run, session, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    run.save("~/run")
+    assert (tmp_path / "run").is_file() and session.open("~/run").done
+
+
 def test_other_versions_are_told(path, session):
     rewritten(path, lambda told: told.update(mlx="0.0.1"))
     with pytest.warns(FluxnbWarning, match=r"MLX 0\.0\.1, here are .* may differ in the last bits"):
@@ -206,6 +251,14 @@ def test_a_fingerprint_is_that_of_the_weights():
     assert fingerprint(networks) == fingerprint(stubs.networks())
     assert fingerprint(networks) != fingerprint(stubs.networks(seed=1))
     assert fingerprint(networks) != fingerprint(stubs.networks(guidance=True))
+
+
+@pytest.mark.parametrize("name", ["double_blocks.1.img_attn.proj.weight", "img_in.bias"])
+def test_any_tensor_of_the_transformer_changes_its_fingerprint(name):
+    networks, same = stubs.networks(), stubs.networks()
+    changed = dict(tree_flatten(networks.mmdit.parameters()))
+    networks.mmdit.update(tree_unflatten([(name, changed[name] + 1)]))
+    assert fingerprint(networks) != fingerprint(same)
 
 
 @pytest.mark.parametrize("name", ["{}/mine", "folder/mine"])

@@ -390,7 +390,9 @@ def test_a_bad_fork_says_what_was_wrong(run, arguments, message):
         ({"seed": True}, "seed is True"),
         ({"seed": 2**64}, "seed is 18446744073709551616"),
         ({"latent_size": (15, 16)}, r"size \(15, 16\) is odd.*try \(16, 16\), which is 128 x 128 pixels"),
-        ({"latent_size": (16, 0)}, "the width in latent_size is 0; give an integer of at least 2"),
+        ({"latent_size": (16, 0)}, "the width in latent_size is 0; give an integer in 2..65536"),
+        ({"latent_size": (10**400, 2)}, "the height in latent_size is 1000"),
+        ({"latents": np.zeros((8, 8, 16)), "latent_size": 8}, "latent_size is 8; give .height, width."),
         ({"latent_size": (16.0, 16)}, "the height in latent_size is 16.0"),
         ({"latent_size": 16}, "latent_size is 16; give .height, width."),
         ({"latent_size": (8, 8, 8)}, r"latent_size is \(8, 8, 8\)"),
@@ -601,3 +603,10 @@ def test_settings_and_runs_cannot_be_changed(run):
 
 def test_a_run_says_how_far_it_is(run):
     assert repr(run) == "<Run 'a cat and a sunflower' seed 5: step 4 of 4>"
+
+
+def test_an_embedding_s_own_negative_text_is_not_dropped_in_silence(session):
+    text = session.pipeline.encode_text(PROMPT, 3.0, "fog")
+    with pytest.raises(InputError, match="encoded with the negative text 'fog', but negative_text is ''"):
+        session.start(PROMPT, text=text, cfg_weight=3.0)
+    assert session.start(PROMPT, text=text, cfg_weight=3.0, negative_text="fog").negative_text == "fog"

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import replace
 
 import mlx.core as mx
 import pytest
@@ -12,7 +13,7 @@ from references import TOLERANCE, distance, outputs, stored
 from fluxnb.checkpoints import catalog, store
 from fluxnb.checkpoints.parts import FOLDERS
 from fluxnb.errors import CheckpointError, InputError, UnknownModelError
-from fluxnb.model.config import MMDiTConfig, dev, schnell
+from fluxnb.model.config import dev, schnell
 
 HEAD = (20_000).to_bytes(8, "little")
 NETWORK = {"transformer": "mmdit", "vae": "vae", "text_encoder": "clip", "text_encoder_2": "t5"}
@@ -402,7 +403,18 @@ def test_a_name_that_nobody_knows_is_refused():
 def test_a_folder_of_flux_is_known_by_its_sizes():
     assert store.known(schnell(), catalog.DEMO) is catalog.SCHNELL
     assert store.known(dev(), catalog.DEMO) is catalog.DEV
-    assert store.known(MMDiTConfig(depth=1), catalog.DEMO) is catalog.DEMO
+    assert store.known(replace(dev(), depth=8), catalog.DEMO) is catalog.DEV  # some leave blocks out
+    assert store.known(replace(schnell(), heads=12), catalog.DEMO) is catalog.DEMO
+
+
+def test_a_fault_in_any_part_is_found_before_weights_are_read(folder, monkeypatch):
+    path = weights_of(folder, "text_encoder_2")
+    held = dict(mx.load(str(path)))
+    held.pop(max(held))
+    path.unlink()
+    mx.save_safetensors(str(path), held)
+    monkeypatch.setattr(store, "fill", lambda *_: pytest.fail("weights were read"))
+    refused(folder, "text_encoder_2")
 
 
 @pytest.mark.parametrize("bits", [0, 2, 5, 16, 4.0, True, "4"])

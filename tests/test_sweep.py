@@ -11,6 +11,7 @@ import pytest
 import stubs
 
 from fluxnb import sweep
+from fluxnb.checkpoints.adapters import Use
 from fluxnb.errors import FluxnbWarning, InputError
 from fluxnb.session import FluxSession
 from fluxnb.version import __version__
@@ -208,6 +209,17 @@ def test_a_revision_is_no_path_even_where_a_file_has_its_name(by_name, tmp_path,
 def test_workers_with_another_fluxnb_or_none_are_told(by_name, version, message):
     with pytest.raises(InputError, match=message):
         by_name[0].sweep(PROMPT, executor=Inline(version))
+
+
+def test_workers_know_the_adapter_that_a_model_comes_with(by_name):
+    session, _ = by_name
+    own, other = Use("own", "0" * 64, 1.0), Use("other", "1" * 64, 1.0)
+    pipeline = session.pipeline
+    pipeline.adapters, pipeline.own_adapters = (own, other), (own,)
+    with pytest.raises(InputError, match="workers load no adapters but what a model comes with"):
+        session.sweep(PROMPT, executor=Inline())
+    pipeline.adapters = (replace(own, scale=0.5),)
+    assert sweep._arguments(session)
 
 
 def test_a_model_that_no_worker_can_load_is_told(session):

@@ -290,6 +290,15 @@ def test_a_broken_spiece_model_is_one_sentence(tmp_path, change, words):
         T5Tokenizer(tmp_path / "t5")
 
 
+@pytest.mark.parametrize("extra_ids", [10**12, -1, "100", 2.0, True])
+def test_ids_that_t5_cannot_have_are_not_believed(tmp_path, extra_ids):
+    (tmp_path / "t5" / "spiece.model").write_bytes(write_sentencepiece(tmp_path / "t5"))
+    config = json.loads((tmp_path / "t5" / "tokenizer_config.json").read_text())
+    tiny.save_json(tmp_path / "t5" / "tokenizer_config.json", config | {"extra_ids": extra_ids})
+    with pytest.raises(CheckpointError, match=r"extra_ids is .*, which should be an integer in 0\.\.1000"):
+        T5Tokenizer(tmp_path / "t5")
+
+
 def test_a_sentencepiece_model_of_another_kind_is_refused(tmp_path):
     (tmp_path / "t5" / "spiece.model").write_bytes(write_sentencepiece(tmp_path / "t5", kind=2))
     with pytest.raises(CheckpointError, match="its pieces have no scores"):

@@ -63,7 +63,8 @@ def find(path: Path) -> Parts:
     """Finds the parts of a model.
 
     Folders of parts come first; weights that have none may be a file beside them, told by its tensors and, of
-    several, by its name. For a file, the parts that it does not hold are sought beside it.
+    several, by its name. For a file, the parts that it does not hold are sought beside it. A folder with a
+    config.json is one part, however many files it has.
 
     Args:
         path: a folder or a safetensors file.
@@ -74,12 +75,24 @@ def find(path: Path) -> Parts:
     if not os.path.exists(path):  # which a path too long to be one only makes False
         raise CheckpointError(f"there is no {path}; give the folder or the safetensors file of a FLUX.1")
     if path.is_dir():
-        return _beside(path, Parts())
+        return _alone(path) or _beside(path, Parts())
     return _beside(path.parent, Parts(**dict.fromkeys(_held(path), path)))
 
 
+def _alone(folder: Path) -> Parts | None:
+    """Takes a folder for one part, if it has the config.json of one and the tensors of no other."""
+    if not (folder / "config.json").is_file():
+        return None
+    shapes = {name: shape for file in _files(folder) for name, shape in _shapes(file).items()}
+    held = [kind.component for kind in kinds.tell(shapes)]
+    return Parts(**{held[0]: folder}) if len(held) == 1 else None
+
+
 def _beside(folder: Path, parts: Parts) -> Parts:
-    """Adds the parts that lie in a folder to those that are known."""
+    """Adds the parts that lie in a folder to those that are known.
+
+    Files that cannot be read are passed over, unless one of them may be what is not found.
+    """
     for name, called in FOLDERS.items():
         here = [folder / one for one in called if (folder / one).is_dir()]
         if here and getattr(parts, name) is None:
@@ -87,7 +100,12 @@ def _beside(folder: Path, parts: Parts) -> Parts:
     lacking = [name for name in kinds.WEIGHTS if getattr(parts, name) is None]
     if not lacking:
         return parts
-    heads = {file: _shapes(file) for file in _files(folder)}
+    heads, broken = {}, {}
+    for file in _files(folder):
+        try:
+            heads[file] = _shapes(file)
+        except CheckpointError as error:
+            broken[file] = error
     held = {file: {kind.component for kind in kinds.tell(shapes)} for file, shapes in heads.items()}
     for name in lacking:
         files = [file for file in heads if name in held[file]]
@@ -99,6 +117,9 @@ def _beside(folder: Path, parts: Parts) -> Parts:
             )
         if files:
             parts = replace(parts, **{name: (usual or files)[0]})
+        for file, error in broken.items():
+            if not files and (parts.transformer is None or file.stem in USUAL[name]):
+                raise error
     if parts.transformer is None:
         strangers = [file for file in heads if not held[file]]
         pickles = sorted(file for file in folder.iterdir() if file.suffix in PICKLES)
@@ -113,7 +134,8 @@ def _files(folder: Path) -> list[Path]:
     folders = [folder]
     if folder.name in transformers:
         folders += [folder.parent / other for other in others if (folder.parent / other).is_dir()]
-    return sorted(file for one in folders for file in one.iterdir() if file.suffix in SAFETENSORS)
+    files = [file for one in folders for file in one.iterdir() if file.suffix in SAFETENSORS]
+    return sorted(file for file in files if not file.is_dir())
 
 
 def _held(file: Path) -> tuple[str, ...]:

@@ -94,9 +94,9 @@ def _lacking(parts: Parts) -> tuple[str, ...]:
 def _completed(parts: Parts, base: Entry, path: Path) -> Parts:
     """Adds what the user's own files lack, if that may be downloaded or is in the cache."""
     lacking = _lacking(parts)
+    if parts.transformer is not None and base.places:
+        return _joined(parts, _hub().fetch(base.only(lacking)), lacking)
     if parts.transformer is not None and parts.transformer.is_file():
-        if base.places:
-            return _joined(parts, _hub().fetch(base.only(lacking)), lacking)
         for lender in LENDERS:
             if found := _hub().held(lender.only(lacking)):
                 return _joined(parts, found, lacking)
@@ -106,15 +106,14 @@ def _completed(parts: Parts, base: Entry, path: Path) -> Parts:
 
 def _remedy(path: Path, lacking: Collection[str]) -> str:
     """Says what to do about parts that are not there."""
-    if "transformer" in lacking or path.is_dir():
-        is_part = path.name in FOLDERS or (path / "config.json").exists()
-        return (
-            "give the folder above, which holds all parts"
-            if is_part
-            else "put it there, or download it again"
-        )
+    is_part = path.is_dir() and (path.name in FOLDERS or (path / "config.json").exists())
+    if "transformer" in lacking:
+        above = "give the folder above, which holds all parts"
+        return above if is_part else "put it there, or download it again"
+    put = "give the folder above if it holds them" if is_part else "put them beside it"
+    put = "put them there" if path.is_dir() and not is_part else put
     return (
-        "put them beside it, or name the model on the hub to download them from, for example "
+        f"{put}, or name the model on the hub to download them from, for example "
         f"FluxPipeline({catalog.SCHNELL.name!r}, local_ckpt={str(path)!r})"
     )
 

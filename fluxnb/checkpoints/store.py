@@ -71,8 +71,12 @@ def load(
 
 
 def known(config: MMDiTConfig, entry: Entry) -> Entry:
-    """Tells FLUX.1-schnell and FLUX.1-dev by their sizes; any other model gets the defaults of `entry`."""
-    return {schnell(): catalog.SCHNELL, dev(): catalog.DEV}.get(config, entry)
+    """Tells FLUX.1-schnell and FLUX.1-dev by their sizes; any other model gets the defaults of `entry`.
+
+    Blocks do not count: some who train FLUX.1 on leave a part of them out.
+    """
+    whole = replace(config, depth=dev().depth, depth_single=dev().depth_single)
+    return {schnell(): catalog.SCHNELL, dev(): catalog.DEV}.get(whole, entry)
 
 
 def _read(
@@ -104,9 +108,10 @@ def _read(
     folders = parts.tokenizer, parts.tokenizer_2
     taught = vocabulary.read(parts.transformer)
     common = (clip_tokenizer, t5_tokenizer, entry, fit, streams, folders, taught)
+    for name, component in found.items():  # all of them, before any takes its time and memory
+        tensors = replace(component.tensors, arrays=dict(component.tensors.arrays))
+        match(NETWORKS[name](component.config), component.table, tensors, asked.get(name))
     if low_memory:
-        for name, component in found.items():  # now, not when it is needed
-            match(NETWORKS[name](component.config), component.table, component.tensors, asked.get(name))
         return SwappedNetworks(sizes, lambda name: filled(name, opened(name)), *common)
     networks = {name: filled(name, found.pop(name)) for name in PARTS}
     mx.clear_cache()  # what the reading took

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import reprlib
 import struct
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
@@ -26,8 +27,8 @@ WORD = re.compile(r"\w+(?:['\u2019]\w+)*|[^\w\s]+")
 SPACE = "▁"
 """How T5's tokens spell a space; alone, it is a token of the word behind it."""
 
-EXTRA_IDS = 100
-"""Ids that every T5 has behind its pieces, if its config names no other number."""
+EXTRA_IDS, MOST_EXTRA_IDS = 100, 1000
+"""Ids that every T5 has behind its pieces if its config names no other number, and how many are believed."""
 
 CLIP_PARTS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 """What CLIP looks at as one word (openai/CLIP `simple_tokenizer.py`)."""
@@ -288,8 +289,13 @@ def _unigram(folder: Path, config: dict) -> Tokenizer:
 def _from_sentencepiece(path: Path, config: dict) -> dict:
     """Reads spiece.model, which is all that transformers saved of a T5 tokenizer before version 5."""
     extra_ids = config.get("extra_ids", EXTRA_IDS)
+    if type(extra_ids) is not int or not 0 <= extra_ids <= MOST_EXTRA_IDS:
+        raise CheckpointError(
+            f"{path.parent}: extra_ids is {reprlib.repr(extra_ids)}, which should be an integer in "
+            f"0..{MOST_EXTRA_IDS}; download it again"
+        )
     try:
-        return spiece.tokenizer_json(path.read_bytes(), int(extra_ids))
+        return spiece.tokenizer_json(path.read_bytes(), extra_ids)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, struct.error) as error:
         raise CheckpointError(f"{path} is no model of SentencePiece ({error}); download it again") from error
 

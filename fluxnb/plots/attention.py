@@ -11,7 +11,7 @@ from fluxnb import checks
 from fluxnb.effect import Effect
 from fluxnb.errors import InputError
 from fluxnb.maps import AttentionMap, ConceptMaps, Ledger
-from fluxnb.plots.canvas import HEAT, MEDIUM, panels, row_of, shaped, show, styles, wrapped
+from fluxnb.plots.canvas import HEAT, MEDIUM, panels, plain, row_of, shaped, show, styles, wrapped
 from fluxnb.run import KINDS, Run
 from fluxnb.trust import NAMES, Trust, measured
 
@@ -143,10 +143,12 @@ def ledger(ledger: Ledger, query: str = "image tokens", along: str = "block", *,
     style = styles()
     for key, bar in zip(ledger.keys, heights.T, strict=True):
         colour, hatch = GREYS.get(key) or next(style)[::2]
-        axes.bar(range(bars), bar, bottom=base, label=key, color=colour, hatch=hatch, edgecolor="white")
+        axes.bar(
+            range(bars), bar, bottom=base, label=plain(key), color=colour, hatch=hatch, edgecolor="white"
+        )
         base = base + bar
     title = f"where {query} look" if query.endswith("tokens") else f"where {query!r} looks"
-    axes.set(xlabel=along, ylabel="share of attention", ylim=(0, top), title=title)
+    axes.set(xlabel=along, ylabel="share of attention", ylim=(0, top), title=plain(title))
     shown = range(0, bars, 1 + (bars - 1) // 30)
     axes.set_xticks(shown, [str(names[i]) for i in shown])
     axes.set_xlim(-0.7, bars - 0.3)
@@ -169,7 +171,7 @@ def effect(run: Run, effect: Effect) -> Figure:
         drawn.insert(1, (title, effect.attention.weights, {"cmap": HEAT}))
     if effect.pictures is not None:
         without, with_it = effect.pictures
-        drawn += [("end, without", without, {}), ("end, with", with_it, {})]
+        drawn += [("end, unchanged", without, {}), ("end, changed", with_it, {})]
     width, height = shaped(run.latent_size)
     figure, grid = panels(1, len(drawn), (width + 0.4, height + 0.8))
     for axes, (title, picture, options) in zip(grid[0], drawn, strict=True):

@@ -51,10 +51,15 @@ def show(axes: Axes, picture: Image.Image | np.ndarray, title: str = "", **optio
     return axes.imshow(picture, **options)
 
 
+def plain(text: str) -> str:
+    """Spells a text so that matplotlib takes no `$` for mathematics."""
+    return text.replace("$", r"\$")
+
+
 def wrapped(text: str, width: float, letter: float = SMALL) -> str:
     """Breaks lines of text that are longer than so many inches; `letter`: inches that one takes."""
     letters = max(1, int(width / letter))
-    return "\n".join(textwrap.fill(line, letters) for line in text.split("\n"))
+    return plain("\n".join(textwrap.fill(line, letters) for line in text.split("\n")))
 
 
 def styles():
