@@ -173,6 +173,15 @@ def test_a_folder_of_one_part_is_that_part(tmp_path):
     assert told(find(folder / "vae"), folder) == {"vae": "vae"}
 
 
+def test_a_config_beside_folders_of_parts_makes_no_part_of_the_whole(tmp_path):
+    folder = writers.write_diffusionkit(tmp_path / "model", 4)
+    before = told(find(folder), folder)
+    (folder / "config.json").write_text("{}")
+    for file in folder.glob("ae*.safetensors"):
+        file.unlink()
+    assert told(find(folder), folder) == {part: path for part, path in before.items() if part != "vae"}
+
+
 def test_a_file_cut_off_is_refused(folder):
     file = folder / "flux1-schnell.safetensors"
     whole = file.read_bytes()

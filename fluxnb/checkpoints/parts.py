@@ -63,8 +63,8 @@ def find(path: Path) -> Parts:
     """Finds the parts of a model.
 
     Folders of parts come first; weights that have none may be a file beside them, told by its tensors and, of
-    several, by its name. For a file, the parts that it does not hold are sought beside it. A folder with a
-    config.json is one part, however many files it has.
+    several, by its name. For a file, the parts that it does not hold are sought beside it. A folder of files
+    with a config.json and no folders of parts is one part, if the files hold no other.
 
     Args:
         path: a folder or a safetensors file.
@@ -80,8 +80,9 @@ def find(path: Path) -> Parts:
 
 
 def _alone(folder: Path) -> Parts | None:
-    """Takes a folder for one part, if it has the config.json of one and the tensors of no other."""
-    if not (folder / "config.json").is_file():
+    """Takes a folder for one part, if it has the config.json of one, and nothing of any other."""
+    holds_more = any((folder / one).is_dir() for called in FOLDERS.values() for one in called)
+    if holds_more or not (folder / "config.json").is_file():
         return None
     shapes = {name: shape for file in _files(folder) for name, shape in _shapes(file).items()}
     held = [kind.component for kind in kinds.tell(shapes)]

@@ -42,7 +42,8 @@ class FluxWidget(anywidget.AnyWidget):
     """Draws with FLUX.1 in a notebook cell, shows every step, and which patches look at a word.
 
     Without arguments it draws "a photo of a cat" with the demo model, offline. It begins to draw when it is
-    made, on a thread of its own; `wait` blocks until it is done.
+    made, on a thread of its own; `wait` blocks until it is done. A run that no page shows any more, since its
+    cell was run again or the notebook closed, is stopped after some seconds; its steps stay.
 
     Args:
         session: What draws; None loads the demo model.
