@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 
 from fluxnb.errors import InputError
 
-LARGEST = 1 << 16  # latent cells to a side, half a million pixels: far beyond what any memory holds
+LARGEST = 1 << 20  # latent cells to a side, millions of pixels: far beyond what any memory holds
 
 
 def whole(name: str, value: object, low: int | None = None, high: int | None = None, other: str = "") -> int:

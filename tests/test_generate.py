@@ -211,7 +211,7 @@ def test_other_versions_are_a_warning(capsys):
         (["--denoise", "0"], "--denoise is 0.0; give a finite number above 0 and at most 1"),
         (["--denoise", "1.5"], "--denoise is 1.5"),
         (["--height", "500"], "--height 500 is not a multiple of 16; try 496 or 512"),
-        (["--width", "8"], "width is 8; give an integer of at least 16"),
+        (["--width", "8"], "width is 8; give an integer in 16.."),
         (["--output-path", "missing/a.png"], "there is no folder .*missing to write a.png to"),
         (["--output-path", "."], r"\. ends in ''; name a file that ends in .png"),
         (["--output-path", "a.gif"], "ends in '.gif'"),

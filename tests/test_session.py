@@ -390,7 +390,7 @@ def test_a_bad_fork_says_what_was_wrong(run, arguments, message):
         ({"seed": True}, "seed is True"),
         ({"seed": 2**64}, "seed is 18446744073709551616"),
         ({"latent_size": (15, 16)}, r"size \(15, 16\) is odd.*try \(16, 16\), which is 128 x 128 pixels"),
-        ({"latent_size": (16, 0)}, "the width in latent_size is 0; give an integer in 2..65536"),
+        ({"latent_size": (16, 0)}, "the width in latent_size is 0; give an integer in 2..1048576"),
         ({"latent_size": (10**400, 2)}, "the height in latent_size is 1000"),
         ({"latents": np.zeros((8, 8, 16)), "latent_size": 8}, "latent_size is 8; give .height, width."),
         ({"latent_size": (16.0, 16)}, "the height in latent_size is 16.0"),
