@@ -40,7 +40,7 @@ class Model:
 
 
 def identify(pipeline: FluxPipeline) -> Model:
-    """Says which model a pipeline draws with; it reads some KB of its weights."""
+    """Says which model a pipeline draws with; it reads some 100 KB of its weights."""
     entry = pipeline.entry
     name = Path(entry.name).name if entry.is_own else entry.name  # where it lies is nobody else's concern
     return Model(name, entry.commit, fingerprint(pipeline.networks))

@@ -177,15 +177,16 @@ def save(image: Image.Image, path: str | os.PathLike, recipe: Recipe | None = No
     """
     form = images.form_of(path)
     if recipe is None:
-        disk.write(path, images.encode(image, form))
-        return Path(os.path.expanduser(path))
-    height, width = recipe.settings.latent_size
-    if image.size != (8 * width, 8 * height):
-        raise InputError(
-            f"the picture has {image.width} x {image.height} pixels and the recipe draws {8 * width} x "
-            f"{8 * height}; save a picture that was changed without it"
-        )
-    disk.write(path, images.encode(image, form, text={KEY: to_text(recipe)}))
+        data = images.encode(image, form)
+    else:
+        height, width = recipe.settings.latent_size
+        if image.size != (8 * width, 8 * height):
+            raise InputError(
+                f"the picture has {image.width} x {image.height} pixels and the recipe draws {8 * width} x "
+                f"{8 * height}; save a picture that was changed without it"
+            )
+        data = images.encode(image, form, text={KEY: to_text(recipe)})
+    disk.write(path, data)
     return Path(os.path.expanduser(path))
 
 

@@ -153,7 +153,7 @@ def dump(run: Run) -> bytes:
             )
     models, versions = [identify(run.session.pipeline)], (__version__, mx.__version__)
     if held := next((owner.opened for owner in owners if owner.opened is not None), None):
-        is_longer = not {*map(id, steps)} <= {*map(id, held.steps)}
+        is_longer = not set(steps) <= set(held.steps)  # a step is only ever equal to itself
         models = list(dict.fromkeys((*held.models, *models[:is_longer])))
         versions = held.fluxnb, held.mlx
     told = {

@@ -302,6 +302,4 @@ def test_dollars_in_a_prompt_are_no_mathematics():
     other = run.fork(1, prompt="a hat for $5 or $6").finish()
     figures = [plots.maps(run, maps), plots.ledger(run.ledger(), "$x^$"), plots.tree(other)]
     for figure in figures:
-        (
-            figure if hasattr(figure, "canvas") else figure.figure
-        ).canvas.draw()  # a formula that is none raises
+        figure.figure.canvas.draw()  # a formula that is none raises

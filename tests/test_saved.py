@@ -11,7 +11,7 @@ import safetensors.numpy
 import stubs
 from mlx.utils import tree_flatten, tree_unflatten
 
-from fluxnb import saved
+from fluxnb import recipe, saved, source
 from fluxnb.errors import CheckpointError, FluxnbError, FluxnbWarning, InputError
 from fluxnb.identity import fingerprint, identify
 from fluxnb.interventions import cut, cut_block
@@ -226,6 +226,11 @@ def test_a_home_folder_may_be_written_short(run, session, tmp_path, monkeypatch)
     monkeypatch.setenv("HOME", str(tmp_path))
     run.save("~/run")
     assert (tmp_path / "run").is_file() and session.open("~/run").done
+    picture = run.image()
+    assert recipe.save(picture, "~/cat.png") == tmp_path / "cat.png"
+    assert source.read("~/cat.png").image.tobytes() == picture.tobytes()
+    with pytest.raises(InputError, match="has no recipe"):
+        recipe.read("~/cat.png")
 
 
 def test_other_versions_are_told(path, session):

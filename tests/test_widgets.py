@@ -629,6 +629,12 @@ def test_a_saved_page_holds_all_pictures_and_the_maps_of_all_words(make, tmp_pat
     assert images.decode(last).tobytes() == widget.run.image().tobytes()
 
 
+def test_a_page_may_go_to_the_home_folder(make, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert make(num_steps=1).save("~/cat.html", blocks=()) == tmp_path / "cat.html"
+    assert (tmp_path / "cat.html").is_file()
+
+
 def test_a_prompt_cannot_break_out_of_a_saved_page(make, tmp_path):
     prompt = "</script><script>alert(1)</script><!-- {{css}} \u2028 & \" '"
     page = make(prompt=prompt, num_steps=1).save(tmp_path / "x.html", blocks=()).read_text(encoding="utf-8")

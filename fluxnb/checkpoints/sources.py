@@ -110,8 +110,8 @@ def _remedy(path: Path, lacking: Collection[str]) -> str:
     if "transformer" in lacking:
         above = "give the folder above, which holds all parts"
         return above if is_part else "put it there, or download it again"
-    put = "give the folder above if it holds them" if is_part else "put them beside it"
-    put = "put them there" if path.is_dir() and not is_part else put
+    where = "there" if path.is_dir() else "beside it"
+    put = "give the folder above if it holds them" if is_part else f"put them {where}"
     return (
         f"{put}, or name the model on the hub to download them from, for example "
         f"FluxPipeline({catalog.SCHNELL.name!r}, local_ckpt={str(path)!r})"

@@ -170,8 +170,8 @@ def effect(run: Run, effect: Effect) -> Figure:
         title = f"attention of {effect.attention.word!r}\nrank correlation {effect.correlation:.2f}"
         drawn.insert(1, (title, effect.attention.weights, {"cmap": HEAT}))
     if effect.pictures is not None:
-        without, with_it = effect.pictures
-        drawn += [("end, unchanged", without, {}), ("end, changed", with_it, {})]
+        unchanged, changed = effect.pictures
+        drawn += [("end, unchanged", unchanged, {}), ("end, changed", changed, {})]
     width, height = shaped(run.latent_size)
     figure, grid = panels(1, len(drawn), (width + 0.4, height + 0.8))
     for axes, (title, picture, options) in zip(grid[0], drawn, strict=True):

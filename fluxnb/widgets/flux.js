@@ -35,6 +35,9 @@ const COLOURS = Array.from({ length: 256 }, (_, value) => {
   return HEAT[low].map((from, c) => Math.round(from + (HEAT[low + 1][c] - from) * (at - low)));
 });
 
+/** Whether a run is being drawn, as far as the kernel last said. @param {Model} model */
+const isDrawn = (model) => ["loading", "drawing"].includes(model.get("_status").state);
+
 let count = 0;   // ids of this page's elements
 
 /** An element with properties, attributes (`aria-*`, `role`, everything in SVG), listeners and children.
@@ -270,7 +273,7 @@ const view = (model, el, film) => {
     film.send(model, { type: "generate", id: film.nextRequest(model.get("_settings").answers), settings: given });
   };
   const redraw = paced(generate, LIVE_PAUSE);
-  const running = () => !film.gone && ["loading", "drawing"].includes(model.get("_status").state);
+  const running = () => !film.gone && isDrawn(model);
   /** The step on the page: what was chosen, or the last that there is. */
   const shown = () => Math.min(looks.step, Math.max(0, film.length - 1));
   /** @param {keyof Settings} key @param {any} value */
@@ -324,7 +327,7 @@ const view = (model, el, film) => {
   });
   button.addEventListener("click", () => (running() ? film.send(model, { type: "stop" }) : generate()));
   img.addEventListener("load", () => {   // a tall picture stays on the screen
-    frame.style.maxWidth = `calc(max(384px, 80vh) * ${img.naturalWidth / img.naturalHeight})`;
+    frame.style.setProperty("--shape", String(img.naturalWidth / img.naturalHeight));
   });
   prompt.addEventListener("input", () => want("prompt", prompt.value));
   for (const node of [prompt, ...Object.values(inputs)]) {
@@ -386,10 +389,6 @@ const view = (model, el, film) => {
     shiftSlider.setAttribute("aria-valuetext", `shift ${typeof shift === "number" ? short(shift) : shift}`);
     live.checked = wanted.live;
   };
-  const showError = () => {
-    const gone = film.gone ? "The kernel was restarted or is gone: run this cell again." : "";
-    error.textContent = gone || model.get("_status").error || refusal();
-  };
   const showStatus = () => {
     const now = /** @type {Status} */ (model.get("_status")), busy = running();
     settings.disabled = now.state === "saved";
@@ -397,14 +396,12 @@ const view = (model, el, film) => {
     button.classList.toggle("fluxnb-stop", busy);
     progress.value = now.total ? now.step / now.total : 0;
     progress.classList.toggle("fluxnb-idle", !busy);
-    const state = film.gone && ["loading", "drawing"].includes(now.state) ? "stopped" : now.state;
+    const state = film.gone && isDrawn(model) ? "stopped" : now.state;
     const steps = `${now.step} of ${now.total} steps`, time = `${now.seconds.toFixed(now.seconds < 10 ? 2 : 0)} s`;
     status.textContent = ({ loading: "loading the model …", drawing: now.total ? `step ${now.step} of ${now.total} · ${time}` : "starting …",
       done: `${now.total} steps in ${time}`, stopped: now.total ? `stopped after ${steps} · ${time}` : "stopped",
       failed: "not drawn: see below", saved: `a saved page · ${now.step < now.total ? steps : `${now.total} steps`} in ${time}` })[state] ?? "";
-    showError();
     note.textContent = now.note;
-    askMissing();
   };
   const showCurve = () => {
     const sigmas = film.run?.sigmas ?? [1, 0], n = film.length;
@@ -472,7 +469,8 @@ const view = (model, el, film) => {
     showCurve();
     showHeat();
     askMissing();
-    showError();
+    const gone = film.gone ? "The kernel was restarted or is gone: run this cell again." : "";
+    error.textContent = gone || model.get("_status").error || refusal();
   };
   let blocksShown = "";
   const showBlocks = () => {
@@ -542,7 +540,7 @@ export default () => {
       model.on("msg:custom", hear);
       model.on("comm_live_update", greet);   // the kernel restarted, or is there again: an answer tells
       greet();
-      const timer = setTimeout(() => { film.silent = !film.here && !["loading", "drawing"].includes(model.get("_status").state); film.views.forEach((show) => show()); }, 4000);
+      const timer = setTimeout(() => { film.silent = !film.here && !isDrawn(model); film.views.forEach((show) => show()); }, 4000);
       return () => { clearTimeout(timer); model.off("msg:custom", hear); model.off("comm_live_update", greet); film.clear(); };
     },
     /** @param {{model: Model, el: HTMLElement}} given */

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import os
 import time
 import warnings
 from collections.abc import Iterable
@@ -189,7 +190,7 @@ class FluxWidget(anywidget.AnyWidget):
             FluxnbError: If the disk fails or is full.
         """
         self._check_open()
-        path = Path(path)
+        path = Path(os.path.expanduser(path))
         if path.suffix.lower() not in (".html", ".htm"):
             raise InputError(f"{str(path)!r} does not end in .html, and a page is what save() writes")
         if not path.parent.is_dir():
